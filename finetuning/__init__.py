@@ -1,0 +1,1 @@
+"""Reserved: make new weights from conversations; empty until its issue lands."""

@@ -1,0 +1,1 @@
+"""Write and check model cards from manifest and records."""

@@ -1,0 +1,1 @@
+"""Files at rest: writes, digests, manifests, records, checkpoints; imports nothing of ours."""

@@ -1,0 +1,41 @@
+"""Canonical JSON (RFC 8785) and digests: the same value gives the same bytes everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import rfc8785
+
+from model_store.errors import StoreError
+
+
+def canonical_json(value: Any) -> bytes:
+    """Serialise by RFC 8785: sorted keys, no spaces, UTF-8; integers must stay within ±2⁵³."""
+    return rfc8785.dumps(value)
+
+
+def canonical_digest(value: Any) -> str:
+    """Return the sha256 (lowercase hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def parse_json(data: bytes, *, name: str) -> Any:
+    """Parse JSON that came from outside.
+
+    Raises:
+        StoreError: not UTF-8, not JSON, nested too deeply, or a key that occurs twice.
+    """
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{name} is not valid JSON: {error}") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # two readers may pick different ones of two equal keys, so neither may be trusted
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return values

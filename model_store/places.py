@@ -1,0 +1,38 @@
+"""Where things live under FERRY_HOME: blobs, snapshots, refs, locks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The store's root; every path under it is made here and nowhere else."""
+
+    root: Path
+
+    def blob(self, sha256: str) -> Path:
+        return self.root / "blobs" / "sha256" / sha256[:2] / sha256
+
+    def snapshot(self, hub: str, owner: str, name: str, commit: str) -> Path:
+        # "listing-sha256:…" has a colon, which Windows does not allow in a name
+        return self.repository(hub, owner, name) / commit.replace(":", "-")
+
+    def repository(self, hub: str, owner: str, name: str) -> Path:
+        return self.root / "snapshots" / hub / owner / name
+
+    def ref(self, hub: str, owner: str, name: str, revision: str) -> Path:
+        """The file that remembers which commit a revision was pinned to last."""
+        return self.root / "refs" / hub / owner / name / revision.replace("/", "%2F")
+
+    def lock(self, name: str) -> Path:
+        return self.root / "locks" / (name.replace("/", "--") + ".lock")
+
+
+def home() -> Home:
+    """The user's store: FERRY_HOME, or ~/.cache/modelferry."""
+    configured = os.environ.get("FERRY_HOME")
+    root = Path(configured).expanduser() if configured else Path.home() / ".cache" / "modelferry"
+    return Home(root.absolute())

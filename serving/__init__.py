@@ -1,0 +1,1 @@
+"""Reserved: show weights to people; empty until its issue lands."""
