@@ -1,0 +1,1 @@
+"""Order the steps: recipe, resumable run, umbrella command."""

@@ -1,0 +1,20 @@
+"""COMMANDS: the subcommands of `ferry` and the modules that hold them, in the journey's order."""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "run": "pipeline.run",
+    "download": "hub_tools.download",
+    "verify": "hub_tools.verify",
+    "adopt": "hub_tools.adopt",
+    "to-transformers": "conversion.to_transformers",
+    "to-original": "conversion.to_original",
+    "to-safetensors": "conversion.to_safetensors",
+    "diff": "conversion.diff",
+    "quantize": "quantization.gptq",
+    "compare": "verification.compare",
+    "card": "model_cards.generate",
+    "lint-card": "model_cards.lint",
+    "publish": "hub_tools.publish",
+    "serve": "hub_tools.serve",
+}
