@@ -90,6 +90,8 @@ class BusyError(StoreError):
 class CheckpointError(StoreError):
     """A checkpoint that cannot be read as one."""
 
+    hint = "Download the files again; if it stays, report it to whoever published them."
+
 
 class UnsafeCheckpointError(CheckpointError):
     """A checkpoint that would run code, or whose header lies; nothing of it is used."""

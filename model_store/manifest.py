@@ -301,7 +301,10 @@ def verify_snapshot(folder: Path, *, progress: Progress | None = None) -> Manife
         for entry in manifest.files:
             path = inside(folder, entry.path)
             if not path.is_file():
-                raise StoreError(f"{entry.path} is missing from {folder}")
+                raise StoreError(
+                    f"{entry.path} is missing from {folder}",
+                    hint="Download the snapshot again: only what is missing is fetched.",
+                )
             actual = sha256_file(path)
             if actual != entry.sha256:
                 raise DigestMismatchError(entry.path, expected=entry.sha256, actual=actual)

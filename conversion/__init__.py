@@ -1,0 +1,1 @@
+"""Rewrite checkpoints at tensor level by weight maps; compare them tensor by tensor."""

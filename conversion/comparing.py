@@ -1,0 +1,260 @@
+"""Compare two checkpoints tensor by tensor, across the two layouts of Qwen-VL where need be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conversion.layouts import Layout, layout_of, read_json_file, vision_heads
+from model_store.checkpoint import Checkpoint, open_checkpoint
+from model_store.errors import WeightMapError
+from model_store.progress import NoProgress, Progress
+from model_store.tensors import RawTensor, from_bits
+from model_store.weight_rules import Move, Op, TensorSpec
+from qwen_vl.weight_map import native_plan
+
+_CHUNK = 1 << 22  # elements whose float64 differences are in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A tensor whose dtype or shape differs, as "BF16 (4, 4)"."""
+
+    name: str
+    reference: str
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A tensor whose bytes differ.
+
+    The distances are None where numbers cannot tell them: NaN, infinity, 8-bit floats, integers.
+    """
+
+    name: str
+    elements: int
+    differing: int
+    max_abs: float | None
+    mean_abs: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `diff_checkpoints` found; names are native ones when the layouts differ."""
+
+    layouts: tuple[str, str]
+    compared: int  # tensors that both sides have with the same dtype and shape
+    missing: tuple[str, ...]  # in the reference only
+    extra: tuple[str, ...]  # in the candidate only
+    unmapped: tuple[str, ...]  # why a tensor has no place in the other layout
+    mismatched: tuple[Mismatch, ...]
+    unequal: tuple[Difference, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Every tensor is on both sides with the same dtype, shape and bytes; at least one is."""
+        return self.compared > 0 and not (
+            self.missing or self.extra or self.unmapped or self.mismatched or self.unequal
+        )
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "identical": self.identical,
+            "layouts": list(self.layouts),
+            "compared": self.compared,
+            "missing": list(self.missing),
+            "extra": list(self.extra),
+            "unmapped": list(self.unmapped),
+            "mismatched": [
+                {"name": m.name, "reference": m.reference, "candidate": m.candidate}
+                for m in self.mismatched
+            ],
+            "unequal": [
+                {
+                    "name": d.name,
+                    "elements": d.elements,
+                    "differing": d.differing,
+                    "max_abs": d.max_abs,
+                    "mean_abs": d.mean_abs,
+                }
+                for d in self.unequal
+            ],
+        }
+
+    def text(self, *, most: int = 10) -> str:
+        """Say it in lines; at most `most` lines of each kind."""
+        equal = self.compared - len(self.unequal)
+        lines = [f"{'identical' if self.identical else 'different'}: {equal} tensors are equal"]
+        lines += _some(self.missing, "missing", most)
+        lines += _some(self.extra, "extra", most)
+        lines += _some(self.unmapped, "no place", most)
+        lines += _some(
+            [f"{m.name}: {m.reference} against {m.candidate}" for m in self.mismatched],
+            "other dtype or shape",
+            most,
+        )
+        lines += _some([_words(d) for d in self.unequal], "unequal", most)
+        return "\n".join(lines)
+
+
+def diff_checkpoints(a: Path | str, b: Path | str, *, progress: Progress | None = None) -> Report:
+    """Compare every tensor of reference `a` with candidate `b`, bit by bit.
+
+    Folders or weight files, in any format. When one is in Qwen-VL's original layout and the other
+    in the native one, the original's tensors are mapped first. What has no counterpart is in the
+    report and makes it not identical.
+
+    Raises:
+        CheckpointError: weights that cannot be read.
+        StoreError: a config.json that cannot be read.
+    """
+    with ExitStack() as stack:
+        sides = [_open(stack, Path(path)) for path in (a, b)]
+        mapped = {side.layout for side in sides} == {Layout.ORIGINAL, Layout.NATIVE}
+        plans = [_plan(side, to_native=mapped) for side in sides]
+        return _compare(sides, plans, progress or NoProgress())
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    checkpoint: Checkpoint
+    config: Mapping[str, Any]
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    moves: Sequence[Move]
+    unmapped: tuple[str, ...]
+
+    def specs(self) -> dict[str, TensorSpec]:
+        return {target.name: target for move in self.moves for target in move.targets}
+
+
+def _open(stack: ExitStack, path: Path) -> _Side:
+    checkpoint = stack.enter_context(open_checkpoint(path))
+    config_file = (path if path.is_dir() else path.parent) / "config.json"
+    config = read_json_file(config_file) if config_file.is_file() else {}
+    return _Side(checkpoint, config, layout_of(config))
+
+
+def _plan(side: _Side, *, to_native: bool) -> _Plan:
+    maps = to_native and side.layout is Layout.ORIGINAL
+    heads = vision_heads(side.config) if maps else 1
+    moves: list[Move] = []
+    unmapped: list[str] = []
+    for name in side.checkpoint.names():
+        info = side.checkpoint.info(name)
+        if not maps:
+            target = TensorSpec(name, info.dtype, info.shape)
+            moves.append(Move(Op.RENAME, (name,), (target,), heads))
+            continue
+        try:  # one by one, so that a tensor without a place is reported beside all others
+            moves += native_plan({name: info}, vision_heads=heads)
+        except WeightMapError as error:
+            unmapped.append(str(error))
+    return _Plan(moves, tuple(unmapped))
+
+
+def _compare(sides: Sequence[_Side], plans: Sequence[_Plan], progress: Progress) -> Report:
+    reference, candidate = (plan.specs() for plan in plans)
+    common = {
+        name
+        for name, spec in reference.items()
+        if name in candidate and _kind(spec) == _kind(candidate[name])
+    }
+    return Report(
+        layouts=(sides[0].layout.value, sides[1].layout.value),
+        compared=len(common),
+        missing=tuple(name for name in reference if name not in candidate),
+        extra=tuple(name for name in candidate if name not in reference),
+        unmapped=(*plans[0].unmapped, *plans[1].unmapped),
+        mismatched=tuple(
+            Mismatch(name, _kind(spec), _kind(candidate[name]))
+            for name, spec in reference.items()
+            if name in candidate and name not in common
+        ),
+        unequal=tuple(_unequal(sides, plans, common, progress)),
+    )
+
+
+def _unequal(
+    sides: Sequence[_Side], plans: Sequence[_Plan], common: set[str], progress: Progress
+) -> Iterator[Difference]:
+    # the side with the fused tensors leads, so that each is taken apart once
+    lead = 0 if any(len(move.targets) > 1 for move in plans[0].moves) else 1
+    other = {move.targets[0].name: move for move in plans[1 - lead].moves}
+    with progress.task("compare", len(common), unit="tensors") as task:
+        for move in plans[lead].moves:
+            wanted = [target.name for target in move.targets if target.name in common]
+            if not wanted:
+                continue
+            made = dict(
+                zip(
+                    (target.name for target in move.targets),
+                    move.apply(sides[lead].checkpoint.read),
+                    strict=True,
+                )
+            )
+            for name in wanted:
+                (against,) = other[name].apply(sides[1 - lead].checkpoint.read)
+                pair = (made[name], against) if lead == 0 else (against, made[name])
+                difference = compare_tensors(name, *pair)
+                if difference is not None:
+                    yield difference
+                task.advance()
+
+
+def compare_tensors(name: str, reference: RawTensor, candidate: RawTensor) -> Difference | None:
+    """Compare two tensors of one dtype and shape; None when their bytes are equal."""
+    ours, theirs = reference.bits().reshape(-1), candidate.bits().reshape(-1)
+    differing = 0
+    for start in range(0, ours.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        differing += int(np.count_nonzero(ours[part] != theirs[part]))
+    if differing == 0:
+        return None
+    return Difference(name, ours.size, differing, *_distances(reference, candidate))
+
+
+def _distances(reference: RawTensor, candidate: RawTensor) -> tuple[float | None, float | None]:
+    if reference.dtype not in ("F64", "F32", "F16", "BF16"):
+        return None, None
+    largest, total, count = 0.0, 0.0, 0
+    for ours, theirs in zip(_chunks(reference), _chunks(candidate), strict=True):
+        if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+            return None, None
+        gaps = np.abs(ours - theirs)
+        largest, total = max(largest, float(gaps.max())), total + float(gaps.sum())
+        count += gaps.size
+    mean = total / count
+    return (largest, mean) if np.isfinite([largest, mean]).all() else (None, None)
+
+
+def _chunks(tensor: RawTensor) -> Iterator[np.ndarray[Any, np.dtype[np.float64]]]:
+    bits = tensor.bits().reshape(-1)
+    for start in range(0, bits.size, _CHUNK):
+        chunk = from_bits(tensor.dtype, bits[start : start + _CHUNK])
+        yield chunk.values().astype(np.float64)
+
+
+def _kind(spec: TensorSpec) -> str:
+    return f"{spec.dtype} {spec.shape}"
+
+
+def _words(difference: Difference) -> str:
+    words = f"{difference.name}: {difference.differing} of {difference.elements} elements"
+    if difference.max_abs is None:
+        return words
+    return f"{words}, max |Δ| {difference.max_abs:.3g}, mean |Δ| {difference.mean_abs:.3g}"
+
+
+def _some(items: Sequence[str], label: str, most: int) -> list[str]:
+    lines = [f"{label}: {item}" for item in items[:most]]
+    return [*lines, f"{label}: {len(items) - most} more"] if len(items) > most else lines
