@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from model_cards.facts import CardFacts
 from model_cards.licences import Licence
@@ -21,7 +20,7 @@ def render_body(facts: CardFacts, licence: Licence, *, title: str) -> str:
         _summary(facts),
         "## Use\n\n" + _use(),
         "## How it was made\n\n" + _lineage(facts),
-        "## Measured against its reference\n\n" + _measured(facts.records),
+        "## Measured against its reference\n\n" + _measured(facts),
         "## Files\n\n" + _files(facts),
         "## Licence\n\n" + _licence(licence, facts),
     ]
@@ -79,9 +78,18 @@ def _lineage_row(step: Step) -> str:
     return f"| {step.step} | {step.tool} | {_cell(options)} | `{step.parent[:16]}…` |"
 
 
-def _measured(records: Sequence[RecordSet]) -> str:
-    parts = [_record(record) for record in records if record.measurements]
-    return "\n\n".join(parts) if parts else f"Parity with its reference: {NOT_MEASURED}."
+def _measured(facts: CardFacts) -> str:
+    parts = [_record(record) for record in facts.parity]
+    if not parts:
+        parts = [f"Parity with its reference: {NOT_MEASURED}."]
+    # one row per layer would bury the verdict: the card says how many, and where they are
+    parts += [
+        f"{len(record.measurements)} further measurements: "
+        f"[records/{record.name}.json](records/{record.name}.json), {record.verdict}."
+        for record in facts.records
+        if record not in facts.parity
+    ]
+    return "\n\n".join(parts)
 
 
 def _record(record: RecordSet) -> str:

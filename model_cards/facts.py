@@ -32,6 +32,11 @@ class CardFacts:
         return next((s.options for s in self.lineage if s.step == "quantize"), None)
 
     @property
+    def parity(self) -> tuple[RecordSet, ...]:
+        """The records that compare this snapshot with its reference; the card prints them whole."""
+        return tuple(record for record in self.records if record.name.startswith("parity-"))
+
+    @property
     def weight_bytes(self) -> int:
         endings = (".safetensors", ".bin", ".pt", ".pth")
         return sum(entry.size for entry in self.files if entry.path.endswith(endings))

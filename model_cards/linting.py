@@ -82,7 +82,7 @@ def _figure_problems(text: str, facts: CardFacts) -> list[str]:
     cells = _table_cells(text)
     problems = [
         f"README.md does not give {m.name} as {record.name} recorded it"
-        for record in facts.records
+        for record in facts.parity
         for m in record.measurements
         if value_text(m) not in cells.get(m.name, [])
     ]

@@ -25,6 +25,8 @@ class StepFailedError(PipelineError):
 
     hint = "Mend the cause and run the same recipe again: finished steps are not repeated."
 
-    def __init__(self, step: str, status: int) -> None:
+    def __init__(self, step: str, status: int, *, report: str | None = None) -> None:
         super().__init__(f"step {step!r} ended with exit status {status}")
+        if report is not None:
+            self.hint = f"What was measured: {report}. " + self.hint
         self.step, self.exit_code = step, status

@@ -157,10 +157,9 @@ class _Run:
         argv = [sys.executable, "-m", step.kind.module, "--json"]
         argv += ["--quiet"] if self._quiet else []
         output = self._call(step, argv + to_argv(options), capture=True)
-        try:
-            result: dict[str, Any] = json.loads(output.splitlines()[-1])
-        except (ValueError, IndexError) as error:
-            raise PipelineError(f"step {step.name!r} printed no JSON result") from error
+        result = _last_json(output)
+        if "path" not in result:
+            raise PipelineError(f"step {step.name!r} printed no result")
         return result
 
     def _call(self, step: RecipeStep, argv: list[str], *, capture: bool) -> str:
@@ -176,7 +175,8 @@ class _Run:
         except OSError as error:
             raise PipelineError(f"step {step.name!r} cannot be started: {error}") from error
         if done.returncode != 0:
-            raise StepFailedError(step.name, _status(done.returncode))
+            report = _last_json(done.stdout or "").get("report")
+            raise StepFailedError(step.name, _status(done.returncode), report=report)
         return done.stdout or ""
 
     def _serve(self, step: RecipeStep) -> None:
@@ -189,6 +189,14 @@ class _Run:
         self._environment |= {"MODELSCOPE_API_TOKEN": "", "HF_TOKEN": ""}
         self.results[step.name] = Path()
         self._progress.log(f"local hub at {hub.endpoint}, serving {options.root}")
+
+
+def _last_json(output: str) -> dict[str, Any]:
+    try:
+        value = json.loads(output.splitlines()[-1])
+    except (ValueError, IndexError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _left_path(step: RecipeStep, result: Mapping[str, Any]) -> Path:

@@ -52,12 +52,16 @@ KINDS = {
             "snapshot", into="local_dir",
         ),
         StepKind(
-            "to-transformers", "conversion.to_transformers", "conversion.options:ConvertOptions",
+            "to-transformers", "conversion.to_transformers", "conversion.options:ToTransformersOptions",
             "snapshot", into="into",
         ),
         StepKind(
-            "to-original", "conversion.to_original", "conversion.options:OriginalOptions",
+            "to-original", "conversion.to_original", "conversion.options:ToOriginalOptions",
             "snapshot", into="into",
+        ),
+        StepKind(
+            "to-safetensors", "conversion.to_safetensors",
+            "conversion.options:ToSafetensorsOptions", "snapshot", into="into",
         ),
         StepKind(
             "quantize", "quantization.gptq", "quantization.options:GptqConfig",

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from model_store.errors import DigestMismatchError, StoreError
 from model_store.files import sha256_file, write_text
@@ -71,7 +72,7 @@ def ask(folder: Path) -> str:
     from qwen_vl.scenes import draw_scene
 
     model, tokenizer = load_model(folder, dtype="float32"), load_tokenizer(folder)
-    query = [{"image": draw_scene(7).image}, {"text": QUESTION}]
+    query: list[dict[str, Any]] = [{"image": draw_scene(7).image}, {"text": QUESTION}]
     answer, _ = chat(model, tokenizer, query, do_sample=False, max_new_tokens=12)
     return str(answer)
 
