@@ -1,0 +1,438 @@
+"""HTTP for hubs: pooled, retried, and a token never reaches another origin.
+
+Redirects are followed by hand: an origin is scheme, host and port, because cookies and tokens that
+ignore the port leak to whatever else listens on the same host.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError, MaxRetryError
+
+from hub_tools.errors import HubProtocolError, HubUnreachableError
+from hub_tools.settings import Network, Secret
+from model_store.canonical import parse_json
+from model_store.errors import StoreError
+from model_store.manifest import tool_version
+
+log = logging.getLogger(__name__)
+
+Body = bytes | Callable[[], IO[bytes]]
+AuthHeaders = Callable[[Secret], Mapping[str, str]]
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+# these say that the request was not worked on, so even a POST may be sent again
+_RETRIED_ALWAYS = frozenset({429, 503})
+_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_MOST_REDIRECTS = 5
+_LONGEST_SKIPPED = 64 << 10
+_LARGEST_ANSWER = 256 << 20  # of an API call; files are streamed
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who may see a token: scheme, host and port, all three."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """The origin of a URL.
+
+        Raises:
+            HubProtocolError: no http(s) URL with a host.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise HubProtocolError("a URL that cannot be parsed") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            raise HubProtocolError(f"not an http(s) URL: {shown_url(url)}")
+        return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
+
+
+def shown_url(url: str) -> str:
+    """A URL as messages and logs may show it: without user name, query and fragment.
+
+    The query of a storage URL is a capability: whoever reads it may fetch the file.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(a URL that cannot be parsed)"
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" + ("?…" if parts.query else "")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long to wait, and how often to try again."""
+
+    attempts: int = 5
+    first_delay: float = 0.5  # seconds; doubles each time, with jitter
+    longest_delay: float = 20.0
+    longest_retry_after: float = 120.0  # a hub that asks for more is not waited for
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0  # between two reads that bring something
+
+    def delay(self, attempt: int, asked: float | None = None) -> float:
+        """Seconds to wait after failed attempt number `attempt` (from 0)."""
+        if asked is not None:
+            return asked
+        delay = min(self.first_delay * float(2**attempt), self.longest_delay)
+        return delay * random.uniform(0.75, 1.25)  # noqa: S311  jitter, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer; header names are matched without case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str  # where it came from in the end
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json(self) -> Any:
+        """Parse the body.
+
+        Raises:
+            HubProtocolError: not JSON.
+        """
+        try:
+            return parse_json(self.body, name=f"the answer of {shown_url(self.url)}")
+        except StoreError as error:
+            raise HubProtocolError(str(error)) from error
+
+
+class Stream:
+    """A body that is read as it arrives."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self.url = url
+
+    def read(self, amount: int) -> bytes:
+        """Return what has arrived, at most `amount` bytes; b"" at the end.
+
+        Raises:
+            HubUnreachableError: the connection broke, or nothing came in time.
+        """
+        try:
+            return self._response.read1(amount, decode_content=False)
+        except (HTTPError, OSError, ValueError) as error:
+            # ValueError: another thread aborted the stream in the middle of this read
+            raise HubUnreachableError(
+                f"the connection to {Origin.of(self.url).host} broke: {_reason(error)}"
+            ) from error
+
+    def finish(self) -> None:
+        """After the last byte: keep the connection for the next request."""
+        if getattr(self._response, "length_remaining", None) == 0:
+            # read1 alone does not notice that a body is at its end
+            self._response.drain_conn()
+
+    def abort(self) -> None:
+        """Make a read that waits in another thread return; never raises."""
+        try:
+            self._response.shutdown()
+        except (OSError, ValueError, RuntimeError, HTTPError):
+            log.debug("stream was closed already")
+
+
+@dataclass(slots=True)
+class Http:
+    """Talks to one hub; other origins that it redirects to get no token.
+
+    Args:
+        endpoint: the hub's address.
+        network: proxies and CA bundle.
+        token: sent to the endpoint's origin only.
+        auth: makes the headers that carry the token.
+        retry: waiting and trying again.
+        pool_size: connections kept open per host.
+    """
+
+    endpoint: str
+    network: Network
+    token: Secret | None = None
+    auth: AuthHeaders = lambda token: {"Authorization": f"Bearer {token.reveal()}"}
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    pool_size: int = 16
+    _pools: dict[str | None, urllib3.PoolManager] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json_body: Any = None,
+        body: Body | None = None,
+        idempotent: bool | None = None,
+    ) -> Reply:
+        """Send one API request and read the whole answer; any status is returned, not raised.
+
+        Args:
+            method: GET, HEAD, POST, …
+            url: absolute, or a path below the endpoint that starts with a slash.
+            headers: without the token, which is added here.
+            json_body: sent as JSON.
+            body: sent as it is; a callable is opened anew for each try and must come with a
+                Content-Length header.
+            idempotent: whether it may be sent again after it may have been worked on; default by
+                method.
+
+        Raises:
+            HubUnreachableError: no answer after all tries.
+            HubProtocolError: a redirect that must not be followed, or an endless answer.
+        """
+        sent = dict(headers or {})
+        if json_body is not None:
+            sent["Content-Type"] = sent.get("Content-Type", "application/json")
+            body = json.dumps(json_body).encode()
+        again = method in _IDEMPOTENT if idempotent is None else idempotent
+        for attempt in range(self.retry.attempts):
+            last = attempt + 1 == self.retry.attempts
+            try:
+                with self._opened(method, url, sent, body) as (response, final):
+                    reply = Reply(response.status, response.headers, _whole(response), final)
+            except HubUnreachableError as error:
+                hopeless = isinstance(error.__cause__, urllib3.exceptions.SSLError)
+                if last or hopeless or not (again or isinstance(error, _NeverSentError)):
+                    raise
+                self._wait(attempt, f"{error}", None)
+                continue
+            retried = _RETRIED if again else _RETRIED_ALWAYS
+            asked = retry_after(reply.headers)
+            if last or reply.status not in retried or (asked or 0) > self.retry.longest_retry_after:
+                return reply
+            self._wait(attempt, f"{shown_url(reply.url)} answered {reply.status}", asked)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> Iterator[Stream]:
+        """GET a body to read as it comes; one try, any status.
+
+        Raises:
+            HubUnreachableError: no answer.
+            HubProtocolError: a redirect that must not be followed.
+        """
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
+        with self._opened("GET", url, sent, None) as (response, final):
+            yield Stream(response, final)
+
+    def absolute(self, url: str) -> str:
+        """The URL of a path below the endpoint; an absolute URL stays as it is."""
+        return self.endpoint + url if url.startswith("/") else url
+
+    def is_own(self, url: str) -> bool:
+        """Whether a URL has the endpoint's origin, and so may see the token."""
+        return Origin.of(url) == Origin.of(self.endpoint)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        with self._lock:
+            for pool in self._pools.values():
+                pool.clear()
+            self._pools.clear()
+
+    @contextmanager
+    def _opened(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
+    ) -> Iterator[tuple[urllib3.BaseHTTPResponse, str]]:
+        url = self.absolute(url)
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._send(method, url, headers, body)
+            target = _redirect_target(response, url)
+            if target is None:
+                try:
+                    yield response, url
+                finally:
+                    # an unread rest would cost more than a new connection
+                    response.close()
+                return
+            _leave(response)
+            self._check_redirect(method, response.status, url, target)
+            url = target
+        raise HubProtocolError(f"{shown_url(url)}: too many redirects")
+
+    def _check_redirect(self, method: str, status: int, url: str, target: str) -> None:
+        if Origin.of(url).scheme == "https" and Origin.of(target).scheme == "http":
+            raise HubProtocolError(f"{shown_url(url)} redirects to plain http: refused")
+        if method not in ("GET", "HEAD") and (
+            status not in (307, 308) or Origin.of(url) != Origin.of(target)
+        ):
+            raise HubProtocolError(f"{shown_url(url)} redirects a {method}: refused")
+
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
+    ) -> urllib3.BaseHTTPResponse:
+        own = self.is_own(url)
+        sent = {"User-Agent": user_agent(), "Accept-Encoding": "identity"}
+        sent |= {
+            name: value
+            for name, value in headers.items()
+            if own or name.lower() not in _SECRET_HEADERS
+        }
+        if own and self.token is not None:
+            sent |= self.auth(self.token)
+        payload = body() if callable(body) else body
+        try:
+            return self._pool(url).request(
+                method,
+                url,
+                headers=sent,
+                body=payload,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                timeout=urllib3.Timeout(
+                    connect=self.retry.connect_timeout, read=self.retry.read_timeout
+                ),
+            )
+        except (HTTPError, OSError) as error:
+            kind = _NeverSentError if _is_never_sent(error) else HubUnreachableError
+            raise kind(f"no answer from {_place(url)}: {_reason(error)}") from error
+        finally:
+            if payload is not None and not isinstance(payload, bytes):
+                payload.close()
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        proxy = self.network.proxy_for(url)
+        with self._lock:
+            if proxy not in self._pools:
+                self._pools[proxy] = self._new_pool(proxy)
+            return self._pools[proxy]
+
+    def _new_pool(self, proxy: str | None) -> urllib3.PoolManager:
+        options: dict[str, Any] = {"num_pools": 16, "maxsize": self.pool_size}
+        bundle = self.network.ca_bundle
+        if bundle is not None:
+            options["ca_cert_dir" if bundle.is_dir() else "ca_certs"] = str(bundle)
+        if proxy is None:
+            return urllib3.PoolManager(**options)
+        parts = urlsplit(proxy)
+        if parts.username is not None:
+            credentials = f"{parts.username}:{parts.password or ''}"
+            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=credentials)
+        bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return urllib3.ProxyManager(bare, **options)
+
+    def _wait(self, attempt: int, why: str, asked: float | None) -> None:
+        delay = self.retry.delay(attempt, asked)
+        log.info("%s; trying again in %.1f s", why, delay)
+        time.sleep(delay)
+
+
+class _NeverSentError(HubUnreachableError):
+    """No connection was made, so nothing was worked on."""
+
+
+def user_agent() -> str:
+    """`modelferry/<version>`, without anything about the machine."""
+    name, _, version = tool_version().partition(" ")
+    return f"{name}/{version if version[:1].isdigit() else '0'}"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait, by `Retry-After` or `RateLimit: …;t=55`."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return float(text)
+    for item in headers.get("RateLimit", "").split(";"):
+        name, _, value = item.strip().partition("=")
+        if name == "t" and value.isascii() and value.isdigit() and len(value) < 10:
+            return float(value)
+    return None
+
+
+def _redirect_target(response: urllib3.BaseHTTPResponse, url: str) -> str | None:
+    location = response.headers.get("Location")
+    if response.status not in _REDIRECTS or not location:
+        return None
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise HubProtocolError(f"{shown_url(url)} redirects to no URL") from error
+
+
+def _leave(response: urllib3.BaseHTTPResponse) -> None:
+    """Skip a redirect's body; a long one costs the connection instead."""
+    length = response.headers.get("Content-Length", "")
+    if length.isascii() and length.isdigit() and int(length) <= _LONGEST_SKIPPED:
+        response.drain_conn()
+    response.close()
+
+
+def _whole(response: urllib3.BaseHTTPResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while chunk := response.read(1 << 20, decode_content=True):
+            parts.append(chunk)
+            size += len(chunk)
+            if size > _LARGEST_ANSWER:
+                raise HubProtocolError(f"an answer is larger than {_LARGEST_ANSWER >> 20} MiB")
+    except (HTTPError, OSError) as error:
+        raise HubUnreachableError(f"an answer broke off: {_reason(error)}") from error
+    return b"".join(parts)
+
+
+def _is_never_sent(error: Exception) -> bool:
+    cause = error.reason if isinstance(error, MaxRetryError) else error
+    return isinstance(
+        cause,
+        urllib3.exceptions.NewConnectionError
+        | urllib3.exceptions.ConnectTimeoutError
+        | urllib3.exceptions.ProxyError,
+    )
+
+
+def _place(url: str) -> str:
+    origin = Origin.of(url)
+    return f"{origin.scheme}://{origin.host}:{origin.port}"
+
+
+def _reason(error: BaseException) -> str:
+    # urllib3's own texts repeat the whole URL, query included; its classes say enough
+    cause = error.__cause__ or error.__context__
+    inner = cause if isinstance(cause, OSError) else error
+    text = getattr(inner, "strerror", None) if isinstance(inner, OSError) else None
+    return str(text) if text else _NAMES.get(type(error).__name__, type(error).__name__)
+
+
+_NAMES = {
+    "NameResolutionError": "the host name is unknown",
+    "NewConnectionError": "the connection was refused",
+    "ConnectTimeoutError": "no connection in time",
+    "ReadTimeoutError": "nothing came in time",
+    "ProtocolError": "the connection was closed",
+    "IncompleteRead": "the body is too short",
+    "SSLError": "the certificate was not accepted",
+    "ProxyError": "the proxy did not let us through",
+}

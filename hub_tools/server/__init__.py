@@ -1,0 +1,1 @@
+"""The local hub: one content-addressed store that speaks both hubs' dialects."""
