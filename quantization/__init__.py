@@ -1,0 +1,1 @@
+"""Shrink a checkpoint to GPTQ integers with calibration samples."""

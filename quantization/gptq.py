@@ -1,0 +1,51 @@
+"""Quantize the decoder of Qwen-VL to GPTQ integers, calibrated on pictures and text.
+
+Examples:
+    python -m quantization.gptq
+    python -m quantization.gptq Qwen-VL-Chat-Native --into Qwen-VL-Chat-Int4
+    python -m quantization.gptq Qwen-VL-Chat --calibration talks.jsonl --images photos --samples 64
+    python -m quantization.gptq Qwen-VL-Chat --method rtn --into baseline
+
+Reads a full-precision snapshot of either layout and writes the native one, with per-layer errors in
+records/quantization.json. Prints the new folder; when it is there already, nothing is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from model_store.command import emit, progress_for, run_command
+from model_store.options import add_options, from_args
+from quantization.options import GptqConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    add_options(parser, GptqConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantize and print the folder."""
+    config = from_args(GptqConfig, args)
+    from hub_tools.snapshots import resolve_snapshot
+    from quantization.step import quantize_snapshot
+    from quantization.targets import target_folder
+
+    progress = progress_for(args)
+    folder = resolve_snapshot(config.model, progress=progress)
+    result = quantize_snapshot(folder, target_folder(folder, config), config, progress=progress)
+    if not result.fresh:
+        progress.log(f"already done: {result.folder}")
+    emit(args, result.json(), str(result.folder))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run_command(add_arguments, run, argv, about=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
