@@ -64,13 +64,14 @@ width and height. 检测框坐标以图像宽高的千分之一为单位。"""
 
 
 def _lineage(facts: CardFacts) -> str:
+    digest = f"Content digest of this snapshot: `{facts.content_digest}`."
     if not facts.lineage:
-        return "As published; nothing was changed."
+        return f"As published; nothing was changed. {digest}"
     rows = ["| step | tool | options | from content digest |", "|---|---|---|---|"]
     rows += [_lineage_row(step) for step in facts.lineage]
     if facts.base is not None:
         rows += ["", f"Origin: {_name(facts.base)}, commit `{facts.base.commit}`."]
-    return "\n".join([*rows, "", f"Content digest of this snapshot: `{facts.content_digest}`."])
+    return "\n".join([*rows, "", digest])
 
 
 def _lineage_row(step: Step) -> str:

@@ -29,7 +29,7 @@ class CardFacts:
     @property
     def quantization(self) -> Mapping[str, Any] | None:
         """Options of the quantization step, if there was one."""
-        return next((s.options for s in self.lineage if s.step == "quantize"), None)
+        return next((s.options for s in self.lineage if s.step == "gptq"), None)
 
     @property
     def parity(self) -> tuple[RecordSet, ...]:

@@ -191,6 +191,12 @@ class _Run:
         self._progress.log(f"local hub at {hub.endpoint}, serving {options.root}")
 
 
+def _from_here(path: Path) -> Path:
+    # short to read, and still right when the whole tree is moved
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def _last_json(output: str) -> dict[str, Any]:
     try:
         value = json.loads(output.splitlines()[-1])

@@ -52,8 +52,8 @@ KINDS = {
             "snapshot", into="local_dir",
         ),
         StepKind(
-            "to-transformers", "conversion.to_transformers", "conversion.options:ToTransformersOptions",
-            "snapshot", into="into",
+            "to-transformers", "conversion.to_transformers",
+            "conversion.options:ToTransformersOptions", "snapshot", into="into",
         ),
         StepKind(
             "to-original", "conversion.to_original", "conversion.options:ToOriginalOptions",

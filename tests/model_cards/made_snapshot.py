@@ -30,7 +30,7 @@ def make_snapshot(folder: Path, *, licence: str | None = None) -> Path:
         (folder / "LICENSE").write_text(licence, encoding="utf-8")
     steps = (
         Step("to_transformers", {}, "modelferry 0.1.0", "a" * 64, SOURCE),
-        Step("quantize", {"bits": 4, "group_size": 128}, "modelferry 0.1.0", "b" * 64),
+        Step("gptq", {"bits": 4, "group_size": 128}, "modelferry 0.1.0", "b" * 64),
     )
     tensors = {
         "a.qweight": TensorDigest("I32", (16, 8), "d" * 64),

@@ -7,6 +7,7 @@ from model_cards.errors import CardLintError
 from model_cards.generate import main as generate
 from model_cards.lint import main as lint
 from model_cards.linting import check_card, lint_card
+from model_store.manifest import Manifest, scan, write_manifest
 from tests.model_cards.made_snapshot import make_snapshot
 
 
@@ -20,6 +21,16 @@ def snapshot(tmp_path: Path) -> Path:
 def test_a_generated_card_passes_its_own_lint(snapshot: Path) -> None:
     assert lint_card(snapshot) == []
     assert lint([str(snapshot)]) == 0
+
+
+def test_the_card_of_an_unchanged_snapshot_passes_too(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    write_manifest(tmp_path, Manifest(scan(tmp_path)))
+
+    status = generate([str(tmp_path), "--licence", "apache-2.0"])
+
+    assert status == 0
+    assert lint_card(tmp_path) == []
 
 
 def _edit(old: str, new: str) -> Callable[[Path], None]:

@@ -48,4 +48,5 @@ def test_the_overview_lists_every_command_without_torch() -> None:
     done = _help("pipeline")
 
     assert done.returncode == 0, done.stderr
-    assert [name for name in COMMANDS if f"    {name} " not in done.stdout] == []
+    listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("    ")]
+    assert [name for name in COMMANDS if name not in listed] == []
