@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from conversion.errors import MissingFileError
+from model_store.change_notice import CHANGES, changes_text, is_legal
 from model_store.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from model_store.errors import NotASnapshotError
 from model_store.files import copy_file, write_bytes
 from model_store.manifest import (
     Manifest,
-    Source,
     Step,
     is_content,
     read_manifest,
@@ -29,8 +29,6 @@ from model_store.snapshot_folder import check_target, finished_result, new_snaps
 from model_store.torch_writer import TorchShardWriter
 from model_store.weight_rules import Move, moved, planned
 
-CHANGES = "CHANGES.md"
-_MAX_CHANGES = 1_000_000
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
 
 Format = Literal["safetensors", "bin"]
@@ -63,7 +61,7 @@ class OpenedSnapshot:
         return tuple(
             entry.path
             for entry in self.manifest.files
-            if (is_content(entry.path) and not _is_weights(entry.path)) or _is_legal(entry.path)
+            if (is_content(entry.path) and not _is_weights(entry.path)) or is_legal(entry.path)
         )
 
 
@@ -144,14 +142,6 @@ def rewrite_snapshot(
     return Result(target, manifest, fresh=True)
 
 
-def known_source(manifest: Manifest) -> Source | None:
-    """Where a snapshot, or the nearest of its ancestors that came from a hub, came from."""
-    if manifest.source is not None:
-        return manifest.source
-    parents = (step.parent_source for step in reversed(manifest.lineage))
-    return next((source for source in parents if source is not None), None)
-
-
 def _write(
     opened: OpenedSnapshot, building: Path, rewrite: Rewrite, progress: Progress
 ) -> Manifest:
@@ -192,27 +182,12 @@ def _writer(
 
 
 def _changes(opened: OpenedSnapshot, rewrite: Rewrite) -> bytes:
-    """The notices of the steps before, and this step's."""
-    before = b"# Notices of change\n"
-    entry = opened.manifest.entry(CHANGES)
-    if entry is not None and entry.size <= _MAX_CHANGES:
-        before = opened.read_file(CHANGES).rstrip() + b"\n"
-    source = opened.manifest.source
-    origin = f" ({source.hub}:{source.repo_id} at {source.commit})" if source else ""
-    gone = _left_out(opened, rewrite)
-    lines = [
-        "",
-        f"## {rewrite.step.step}",
-        "",
-        f"Made by {rewrite.step.tool} from content sha256 `{opened.manifest.content_digest}`"
-        f"{origin}.",
-        "",
-        f"- {rewrite.summary}",
-        *[f"- `{path}` was written anew." for path in sorted(rewrite.written)],
-        *[f"- `{path}` was left out." for path in gone],
-        "",
+    notes = [
+        rewrite.summary,
+        *[f"`{path}` was written anew." for path in sorted(rewrite.written)],
+        *[f"`{path}` was left out." for path in _left_out(opened, rewrite)],
     ]
-    return before + "\n".join(lines).encode("utf-8")
+    return changes_text(opened.folder, opened.manifest, rewrite.step, notes)
 
 
 def _left_out(opened: OpenedSnapshot, rewrite: Rewrite) -> list[str]:
@@ -229,12 +204,3 @@ def _left_out(opened: OpenedSnapshot, rewrite: Rewrite) -> list[str]:
 
 def _is_weights(path: str) -> bool:
     return PurePosixPath(path).suffix in _WEIGHTS or path.endswith(".index.json")
-
-
-def _is_legal(path: str) -> bool:
-    name = PurePosixPath(path)
-    return (
-        len(name.parts) == 1
-        and name.suffix.lower() in ("", ".txt", ".md")
-        and name.stem.upper().split("-")[0].split("_")[0] in ("LICENSE", "LICENCE", "NOTICE")
-    )

@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert and print the folder."""
     from conversion.steps import to_transformers
-    from conversion.targets import target_folder
     from hub_tools.snapshots import resolve_snapshot
+    from hub_tools.targets import result_folder
 
     options = from_args(ToTransformersOptions, args)
     folder = resolve_snapshot(options.snapshot)
-    target = target_folder(folder, options.into, suffix="Native")
+    target = result_folder(folder, options.into, suffix="Native")
     progress = progress_for(args)
     result = to_transformers(folder, target, options, progress=progress)
     if not result.fresh:

@@ -143,6 +143,14 @@ class Manifest:
         """Lowercase hex sha256 over the canonical list of content files."""
         return canonical_digest([entry.json() for entry in self.content])
 
+    @property
+    def origin(self) -> Source | None:
+        """Where it, or the nearest of its ancestors that came from a hub, came from."""
+        if self.source is not None:
+            return self.source
+        parents = (step.parent_source for step in reversed(self.lineage))
+        return next((source for source in parents if source is not None), None)
+
     def entry(self, path: str) -> FileEntry | None:
         return next((entry for entry in self.files if entry.path == path), None)
 
@@ -189,9 +197,13 @@ def parse_manifest(data: bytes, *, name: str) -> Manifest:
     """Build a manifest from its JSON; everything in it is checked.
 
     Raises:
-        NotASnapshotError: another schema, a missing key, a wrong type, or a wrong content digest.
+        NotASnapshotError: not JSON, another schema, a missing key, a wrong type, or a wrong
+            content digest.
     """
-    value = parse_json(data, name=name)
+    try:
+        value = parse_json(data, name=name)
+    except StoreError as error:
+        raise NotASnapshotError(str(error)) from error
     try:
         if value["schema"] != SCHEMA:
             raise NotASnapshotError(f"{name} has schema {value['schema']!r}, not {SCHEMA!r}")

@@ -30,12 +30,14 @@ def run(args: argparse.Namespace) -> int:
     """Quantize and print the folder."""
     config = from_args(GptqConfig, args)
     from hub_tools.snapshots import resolve_snapshot
+    from hub_tools.targets import result_folder
     from quantization.step import quantize_snapshot
-    from quantization.targets import target_folder
 
     progress = progress_for(args)
     folder = resolve_snapshot(config.model, progress=progress)
-    result = quantize_snapshot(folder, target_folder(folder, config), config, progress=progress)
+    suffix = f"{config.method.upper()}-Int{config.bits}"
+    target = result_folder(folder, config.into, suffix=suffix)
+    result = quantize_snapshot(folder, target, config, progress=progress)
     if not result.fresh:
         progress.log(f"already done: {result.folder}")
     emit(args, result.json(), str(result.folder))

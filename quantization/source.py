@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model_store.canonical import parse_json
+from model_store.change_notice import is_legal
 from model_store.checkpoint import Checkpoint, open_checkpoint
 from model_store.errors import NotASnapshotError
-from model_store.manifest import Manifest, Source, is_content, read_manifest, verify_snapshot
+from model_store.manifest import Manifest, is_content, read_manifest, verify_snapshot
 from model_store.paths import inside
 from model_store.progress import Progress
 from model_store.tensors import RawTensor
@@ -22,7 +23,6 @@ from qwen_vl.side_files import TOKENIZER_CONFIG, native_side_files
 from qwen_vl.weight_map import native_plan
 
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
-_LEGAL = ("LICENSE", "LICENCE", "NOTICE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,6 @@ class SourceSnapshot:
     original_layout: bool
 
     @property
-    def origin(self) -> Source | None:
-        """Where it, or the nearest of its ancestors that came from a hub, came from."""
-        return known_source(self.manifest)
-
-    @property
     def image_size(self) -> int:
         return int(self.config["vision_config"]["image_size"])
 
@@ -48,7 +43,7 @@ class SourceSnapshot:
         return [
             entry.path
             for entry in self.manifest.files
-            if (is_content(entry.path) and not _is_remade(entry.path)) or _is_legal(entry.path)
+            if (is_content(entry.path) and not _is_remade(entry.path)) or is_legal(entry.path)
         ]
 
     def side_files(self) -> dict[str, dict[str, Any]]:
@@ -67,14 +62,6 @@ class SourceSnapshot:
         with open_checkpoint(self.folder) as checkpoint:
             heads = int(self.config["vision_config"]["num_attention_heads"])
             yield NativeTensors(checkpoint, heads if self.original_layout else None)
-
-
-def known_source(manifest: Manifest) -> Source | None:
-    """Where a snapshot, or the nearest of its ancestors that came from a hub, came from."""
-    if manifest.source is not None:
-        return manifest.source
-    parents = (step.parent_source for step in reversed(manifest.lineage))
-    return next((source for source in parents if source is not None), None)
 
 
 class NativeTensors:
@@ -134,13 +121,4 @@ def _is_remade(path: str) -> bool:
         name.suffix in _WEIGHTS
         or name.name.endswith(".index.json")
         or path in ("config.json", "quantize_config.json")
-    )
-
-
-def _is_legal(path: str) -> bool:
-    name = PurePosixPath(path)
-    return (
-        len(name.parts) == 1
-        and name.suffix.lower() in ("", ".txt", ".md")
-        and name.stem.upper().split("-")[0].split("_")[0] in _LEGAL
     )

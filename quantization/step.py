@@ -89,7 +89,7 @@ def _step(source: SourceSnapshot, config: GptqConfig, calibration: CalibrationSe
         options=provenance(config),
         tool=tool_version(),
         parent=source.manifest.content_digest,
-        parent_source=source.origin,
+        parent_source=source.manifest.source,
         facts={"calibration": calibration.facts()},
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from model_store.change_notice import CHANGES, changes_text
 from model_store.files import copy_file, write_bytes
 from model_store.gptq_format import PackedLinear, Version, pack
 from model_store.manifest import Step
@@ -22,10 +23,8 @@ from quantization.options import GptqConfig
 from quantization.solver import QuantizedLinear
 from quantization.source import SourceSnapshot
 
-CHANGES = "CHANGES.md"
 FORMAT: Version = "gptq"  # version 1: what every reader understands
 _WORD = 32
-_MAX_CHANGES = 1_000_000
 _MAX_SHARD = 5_000_000_000
 
 PlannedTensors = list[tuple[str, str, tuple[int, ...]]]
@@ -163,21 +162,5 @@ def _json_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def _changes(source: SourceSnapshot, step: Step, notice: str, written: Sequence[str]) -> bytes:
-    """The notices of the steps before, and this step's."""
-    before = b"# Notices of change\n"
-    entry = source.manifest.entry(CHANGES)
-    if entry is not None and entry.size <= _MAX_CHANGES:
-        before = inside(source.folder, CHANGES).read_bytes().rstrip() + b"\n"
-    origin = source.origin
-    named = f" ({origin.hub}:{origin.repo_id} at {origin.commit})" if origin else ""
-    lines = [
-        "",
-        f"## {step.step}",
-        "",
-        f"Made by {step.tool} from content sha256 `{step.parent}`{named}.",
-        "",
-        f"- {notice}",
-        *[f"- `{path}` was written anew." for path in written],
-        "",
-    ]
-    return before + "\n".join(lines).encode("utf-8")
+    notes = [notice, *[f"`{path}` was written anew." for path in written]]
+    return changes_text(source.folder, source.manifest, step, notes)

@@ -94,16 +94,16 @@ def test_bad_input_is_one_line_a_hint_and_exit_4(
     assert {path.name for path in tmp_path.iterdir()} == {"source", "taken", "whole"}
 
 
-def test_a_snapshot_from_nowhere_needs_a_target(
+def test_a_snapshot_from_nowhere_gets_its_result_beside_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = published.make_snapshot(tmp_path / "source")
     write_manifest(source, Manifest(files=scan(source)))
 
-    status, _, err = _run(to_transformers.main, capsys, str(source))
+    status, out, _ = _run(to_transformers.main, capsys, str(source))
 
-    assert status == 2
-    assert "--into" in err
+    assert status == 0
+    assert out.strip() == str(tmp_path / "source-Native")
 
 
 @pytest.mark.parametrize(

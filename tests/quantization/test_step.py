@@ -17,6 +17,7 @@ import torch
 
 from conversion.options import ToTransformersOptions
 from conversion.steps import to_transformers
+from hub_tools.targets import result_folder
 from model_store.checkpoint import open_checkpoint
 from model_store.errors import (
     DigestMismatchError,
@@ -50,7 +51,6 @@ from quantization.proof import check_files, logits
 from quantization.sequential import decoder_layers, linears, quantize_model
 from quantization.solver import round_linear
 from quantization.step import quantize_snapshot
-from quantization.targets import target_folder
 from quantization.writing import weight_digest
 from qwen_vl.errors import UnsupportedArchitectureError
 from qwen_vl.int4 import QuantizedLinear
@@ -376,11 +376,11 @@ def test_the_default_target_follows_the_source(
     hub = Source("modelscope", "qwen/Qwen-VL-Chat", "master", "c" * 40)
     fetched = write_tiny(tmp_path / "fetched", source=hub)
 
-    assert target_folder(source, GptqConfig()) == source.with_name("tiny-GPTQ-Int4")
-    stored = target_folder(fetched, GptqConfig(bits=8))
+    assert result_folder(source, None, suffix="Int4") == source.with_name("tiny-Int4")
+    stored = result_folder(fetched, None, suffix="GPTQ-Int8")
     assert stored.is_relative_to(tmp_path / "home" / "snapshots" / "local" / "qwen")
     assert "Qwen-VL-Chat-GPTQ-Int8" in stored.parts
-    assert target_folder(fetched, GptqConfig(into=str(tmp_path / "x"))) == tmp_path / "x"
+    assert result_folder(fetched, str(tmp_path / "x"), suffix="Int4") == tmp_path / "x"
 
 
 def test_the_command_prints_the_folder(
