@@ -147,12 +147,6 @@ class Stream:
                 f"the connection to {Origin.of(self.url).host} broke: {_reason(error)}"
             ) from error
 
-    def finish(self) -> None:
-        """After the last byte: keep the connection for the next request."""
-        if getattr(self._response, "length_remaining", None) == 0:
-            # read1 alone does not notice that a body is at its end
-            self._response.drain_conn()
-
     def abort(self) -> None:
         """Make a read that waits in another thread return; never raises."""
         try:

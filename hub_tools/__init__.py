@@ -1,0 +1,1 @@
+"""Move bytes between hubs and disk: download, serve, publish."""

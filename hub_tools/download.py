@@ -1,0 +1,102 @@
+"""Fetch one pinned revision of a model repository, every byte verified.
+
+Examples:
+  python -m hub_tools.download qwen/Qwen-VL-Chat
+  python -m hub_tools.download huggingface:Qwen/Qwen-VL-Chat --local-dir ./Qwen-VL-Chat
+  python -m hub_tools.download qwen/Qwen-VL-Chat --include '*.json' --include '*.tiktoken'
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hub_tools.download_options import DownloadOptions
+from model_store.command import ExitCode, emit, progress_for, run_command
+from model_store.options import add_options, from_args
+from model_store.progress import human_bytes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, DownloadOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    # urllib3 loads here, not for --help
+    from hub_tools.hubs import Surroundings
+    from hub_tools.snapshots import download_snapshot
+    from hub_tools.transfer import TransferOptions
+
+    options = from_args(DownloadOptions, args)
+    around = Surroundings(
+        transfer=TransferOptions(connections=options.connections), progress=progress_for(args)
+    )
+    if options.dry_run:
+        return _say_plan(args, options, around)
+    folder = download_snapshot(
+        options.name,
+        revision=options.revision,
+        target=options.local_dir,
+        offline=options.offline,
+        include=options.include,
+        exclude=options.exclude,
+        verify=options.verify,
+        around=around,
+    )
+    emit(args, _result(folder), str(folder))
+    return ExitCode.DONE
+
+
+def _say_plan(args: argparse.Namespace, options: DownloadOptions, around: Any) -> int:
+    from hub_tools.snapshots import plan_download
+
+    plan = plan_download(
+        options.name,
+        revision=options.revision,
+        include=options.include,
+        exclude=options.exclude,
+        around=around,
+    )
+    lines = [f"{human_bytes(file.size):>10}  {file.path}" for file in plan.missing]
+    summary = (
+        f"{plan.pin.hub}:{plan.pin.repo_id}@{plan.pin.commit}: {len(plan.missing)} of"
+        f" {len(plan.files)} files to fetch, {human_bytes(plan.missing_bytes)}"
+    )
+    result = {
+        "hub": plan.pin.hub,
+        "repo_id": plan.pin.repo_id,
+        "commit": plan.pin.commit,
+        "files": [file.path for file in plan.files],
+        "missing": [file.path for file in plan.missing],
+        "missing_bytes": plan.missing_bytes,
+    }
+    emit(args, result, "\n".join([*lines, summary]))
+    return ExitCode.DONE
+
+
+def _result(folder: Path) -> dict[str, object]:
+    from model_store.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    source = manifest.source
+    return {
+        "path": str(folder),
+        "hub": source.hub if source else None,
+        "repo_id": source.repo_id if source else None,
+        "revision": source.revision if source else None,
+        "commit": source.commit if source else None,
+        "files": len(manifest.files),
+        "bytes": sum(entry.size for entry in manifest.files),
+        "content_digest": manifest.content_digest,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(add_arguments, run, argv, about=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Write a snapshot to a folder of the user's: plain files that share nothing with the store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hub_tools.hubs import Located, Surroundings
+from hub_tools.landing import Landed, check_not_moved, digest_agrees, key_of, land, store_place
+from hub_tools.local_manifest import local_manifest, without_manifest
+from hub_tools.protocol import Pin, RemoteFile
+from hub_tools.stored import is_complete
+from model_store.errors import TargetExistsError
+from model_store.files import copy_file, exclusive, link_or_copy, sha256_file
+from model_store.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from model_store.paths import inside
+from model_store.snapshot_folder import new_snapshot
+
+
+def export_snapshot(folder: Path, target: Path) -> Path:
+    """Copy a stored snapshot.
+
+    Raises:
+        TargetExistsError: `target` holds something else.
+    """
+    manifest = read_manifest(folder)
+    if (target / MANIFEST_NAME).is_file():
+        if read_manifest(target) == manifest and is_complete(target):
+            return target
+        raise TargetExistsError(f"{target} holds another snapshot", hint="Choose another target.")
+    with new_snapshot(target) as building:
+        for entry in manifest.files:
+            copy_file(inside(folder, entry.path), inside(building, entry.path))
+        write_manifest(building, manifest)
+    return target
+
+
+def download_to(
+    target: Path,
+    located: Located,
+    files: Sequence[RemoteFile],
+    around: Surroundings,
+    *,
+    verify: bool,
+) -> Path:
+    """Fetch files into a folder of the user's, or complete and repair an older run's.
+
+    Raises:
+        TargetExistsError: `target` holds something else.
+        BusyError: another process writes there.
+    """
+    old = _older_copy(target, located.pin)
+    lock = target.with_name(f".{target.name}.download.lock")
+    with exclusive(lock, wait=False, what=str(target)):
+        try:
+            kept = _kept(target, old, files, verify=verify)
+            rest = [file for file in files if file.path not in kept]
+            # the published manifest is not kept as a file, so it always seems to be missing
+            if old is None or any(file.path != MANIFEST_NAME for file in rest):
+                landed = _land(target, located, rest, around)
+                _write(target, old, located.pin, landed, kept)
+            shutil.rmtree(_incoming(target), ignore_errors=True)
+        finally:
+            lock.unlink(missing_ok=True)
+    return target
+
+
+def _incoming(target: Path) -> Path:
+    """Where fetched files wait; it outlives a killed run, so that the next one goes on."""
+    return target.with_name(f".{target.name}.incoming")
+
+
+def _older_copy(target: Path, pin: Pin) -> Manifest | None:
+    if not (target / MANIFEST_NAME).is_file():
+        return None
+    old = read_manifest(target)
+    source = old.source
+    wanted = (pin.hub, pin.repo_id, pin.commit)
+    if source is None or (source.hub, source.repo_id, source.commit) != wanted:
+        held = f"{source.repo_id} at {source.commit}" if source else "a snapshot made here"
+        raise TargetExistsError(f"{target} holds {held}", hint="Choose another target.")
+    return old
+
+
+def _kept(
+    target: Path, old: Manifest | None, files: Sequence[RemoteFile], *, verify: bool
+) -> dict[str, Landed]:
+    """Files of an older run that need not be fetched again, a card written over one included."""
+    kept = {}
+    for file in files:
+        entry = old.entry(file.path) if old is not None else None
+        place = inside(target, file.path)
+        if entry is None or not place.is_file() or place.stat().st_size != entry.size:
+            continue
+        if verify and sha256_file(place) != entry.sha256:
+            continue
+        kept[file.path] = Landed(entry, place)
+    return kept
+
+
+def _land(
+    target: Path, located: Located, files: Sequence[RemoteFile], around: Surroundings
+) -> list[Landed]:
+    in_store = store_place(around.home, located.pin)
+    incoming = _incoming(target)
+
+    def choose(file: RemoteFile) -> Path:
+        blob = in_store(file)
+        if blob.is_file() and blob.stat().st_size == file.size and digest_agrees(file, blob):
+            return blob
+        return incoming / key_of(located.pin, file)
+
+    places = {file.path: choose(file) for file in files}
+    landed = land(located, files, lambda file: places[file.path], around)
+    check_not_moved(located)
+    return landed
+
+
+def _write(
+    target: Path,
+    old: Manifest | None,
+    pin: Pin,
+    landed: Sequence[Landed],
+    kept: dict[str, Landed],
+) -> None:
+    everything = [*landed, *kept.values()]
+    if old is None:
+        with new_snapshot(target) as building:
+            for item in without_manifest(landed):
+                _place(item, building, waiting=_incoming(target))
+            write_manifest(building, local_manifest(pin, everything))
+        return
+    for item in without_manifest(landed):
+        copy_file(item.place, inside(target, item.entry.path))
+    paths = {item.entry.path for item in everything}
+    added = [entry for entry in old.files if entry.path not in paths]
+    manifest = local_manifest(pin, everything, added)
+    if manifest.content_digest == old.content_digest and not manifest.lineage:
+        manifest = replace(manifest, lineage=old.lineage, tensors=old.tensors)
+    write_manifest(target, manifest)
+
+
+def _place(item: Landed, building: Path, *, waiting: Path) -> None:
+    place = inside(building, item.entry.path)
+    if item.place.parent == waiting:
+        # its other name goes away at the end, so this is a copy without the second reading
+        link_or_copy(item.place, place)
+        place.chmod(0o644)
+    else:
+        copy_file(item.place, place)

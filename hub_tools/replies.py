@@ -1,0 +1,105 @@
+"""Turn a hub's refusals into errors that name the repository, the hub and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from hub_tools.errors import (
+    AuthError,
+    EntryNotFoundError,
+    GatedError,
+    HubError,
+    HubProtocolError,
+    HubUnreachableError,
+    RateLimitedError,
+    RepoNotFoundError,
+    RevisionNotFoundError,
+)
+from hub_tools.http import Http, Origin
+
+_LOGIN = {
+    "modelscope": "Set MODELSCOPE_API_TOKEN, or run `modelscope login`",
+    "huggingface": "Set HF_TOKEN, or run `hf auth login`",
+}
+
+
+def refusal(hub: str, http: Http, status: int, what: str, *, said: str = "") -> HubError:
+    """Make the error for an HTTP status of 400 or more.
+
+    Args:
+        hub: its name.
+        http: how it is reached, to name its host and to know whether a token was sent.
+        status: the HTTP status.
+        what: what was asked for, such as a repository's id.
+        said: the hub's own words.
+    """
+    place = f"{hub} ({Origin.of(http.endpoint).host})"
+    words = f": {tame(said)}" if said else ""
+    if status == 401 and http.token is None:
+        return AuthError(f"{place} wants a login for {what}{words}", hint=f"{_LOGIN[hub]}.")
+    if status == 401:
+        return AuthError(
+            f"{place} does not accept the token for {what}{words}", hint=f"{_LOGIN[hub]} again."
+        )
+    if status == 403:
+        hint = None if http.token else f"{_LOGIN[hub]}; then ask for access on its page."
+        return GatedError(f"{place} does not allow {what}{words}", hint=hint)
+    if status == 404:
+        return EntryNotFoundError(f"{place} has no {what}{words}")
+    if status == 429:
+        return RateLimitedError(f"{place} asks to slow down{words}")
+    if status >= 500:
+        return HubUnreachableError(f"{place} fails with {status} for {what}{words}")
+    return HubProtocolError(f"{place} answered {status} for {what}{words}")
+
+
+def repo_not_found(hub: str, http: Http, repo_id: str) -> RepoNotFoundError:
+    place = f"{hub} ({Origin.of(http.endpoint).host})"
+    hint = None if http.token else f"Check owner and name. If it is private: {_LOGIN[hub]}."
+    return RepoNotFoundError(f"{place} has no repository {repo_id}", hint=hint)
+
+
+def revision_not_found(
+    hub: str, http: Http, repo_id: str, revision: str, known: Sequence[str]
+) -> RevisionNotFoundError:
+    """Name the revisions that look like the one asked for, or the first few."""
+    place = f"{hub} ({Origin.of(http.endpoint).host})"
+    near = difflib.get_close_matches(revision, known, n=5, cutoff=0.4) or sorted(known)[:8]
+    return RevisionNotFoundError(
+        f"{repo_id} on {place} has no revision {revision!r}", near=[tame(name) for name in near]
+    )
+
+
+def tame(text: str) -> str:
+    """A hub's own words on one short line without control characters."""
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= 200 else line[:199] + "…"
+
+
+def field_of(value: Any, key: str, kind: type[Any], *, where: str) -> Any:
+    """Take a required field from a hub's JSON.
+
+    Raises:
+        HubProtocolError: not an object, no such key, or another type.
+    """
+    found = value.get(key) if isinstance(value, dict) else None
+    # bool is an int to Python, and no hub means it as one
+    if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+        raise HubProtocolError(f"{where}: {key!r} is missing or no {kind.__name__}")
+    return found
+
+
+def optional_text(value: Any, key: str) -> str | None:
+    """Take an optional text from a hub's JSON; empty counts as missing."""
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, str) and found else None
+
+
+def names_in(value: Any, key: str, field: str) -> list[str]:
+    """Collect one text field of a list of objects; what is malformed is left out."""
+    rows = value.get(key) if isinstance(value, dict) else None
+    found = (optional_text(row, field) for row in (rows if isinstance(rows, list) else []))
+    return [name for name in found if name]

@@ -1,0 +1,1 @@
+"""Measure whether a candidate may stand for its reference, and report it."""

@@ -1,0 +1,228 @@
+"""report.html: one self-contained page; no script, no network, light and dark, two languages."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from verification.evidence import Side
+from verification.gate import Judged, shown
+from verification.html_parts import both, escaped
+from verification.html_samples import LEGEND, sample_card, weight_charts
+from verification.report import ParityReport, environment
+
+_STYLE = Path(__file__).with_name("report.css")
+_SAMPLES = 20
+_WORDS = {
+    "pass": ("✓ Pass", "✓ 通过"),
+    "warn": ("! Pass with warnings", "! 通过，有警告"),
+    "fail": ("✗ Fail", "✗ 未通过"),
+    "incomplete": ("– Incomplete evidence", "– 证据不足"),
+}
+_CHIPS = {
+    "pass": ("✓ pass", "✓ 通过"),
+    "warn": ("! warn", "! 警告"),
+    "fail": ("✗ fail", "✗ 未通过"),
+    "skipped": ("– skipped", "– 跳过"),
+    "reported": ("· reported", "· 仅报告"),
+}
+_COLUMNS = (
+    ("", ""),
+    ("Measurement", "测量项"),
+    ("Value", "数值"),
+    ("95 % interval", "95 % 区间"),
+    ("Limit", "限值"),
+    ("Margin", "余量"),
+    ("n", "n"),
+    ("s", "秒"),
+)
+
+
+def html(report: ParityReport) -> str:
+    """Render the page."""
+    title = f"Parity: {report.candidate.label}"
+    parts = [
+        _header(),
+        "<main>",
+        _verdict(report),
+        _pair(report),
+        _measurements(report),
+        _samples(report),
+        _weights(report),
+        _environment(report),
+        "</main>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # nothing may be fetched, and nothing may run, even if some text got through
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "img-src data:; style-src 'unsafe-inline'\">"
+        f"<title>{escaped(title)}</title>"
+        f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</body></html>\n"
+    )
+
+
+def _header() -> str:
+    return (
+        '<input class="switch" type="radio" name="language" id="show-en" checked>'
+        '<input class="switch" type="radio" name="language" id="show-zh">'
+        f"<header><p>{both('Parity report', '一致性报告')}</p>"
+        '<div class="languages"><label for="show-en" lang="en">English</label>'
+        '<label for="show-zh" lang="zh-CN">中文</label></div></header>'
+    )
+
+
+def _verdict(report: ParityReport) -> str:
+    sentence = both(escaped(report.summary.en), escaped(report.summary.zh))
+    return (
+        f'<section class="verdict {report.verdict}"><strong>{both(*_WORDS[report.verdict])}'
+        f"</strong><h1>{sentence}</h1></section>"
+    )
+
+
+def _pair(report: ParityReport) -> str:
+    reference = _side(both("Reference", "参考"), report.reference)
+    return (
+        f'<div class="pair">{reference}{_side(both("Candidate", "候选"), report.candidate)}</div>'
+    )
+
+
+def _side(role: str, side: Side) -> str:
+    layout = {
+        "original": both("layout of 2023", "2023 布局"),
+        "native": both("native layout", "原生布局"),
+    }
+    source = f"<dd>{escaped(side.source)}</dd>" if side.source else ""
+    return (
+        f'<dl class="card"><dt>{role}</dt><dd class="name">{escaped(side.label)}</dd>{source}'
+        f"<dd>{layout[side.layout]} {_short(side.content_digest)}</dd></dl>"
+    )
+
+
+def _short(digest: str) -> str:
+    return f'<span class="digest">{digest[:16]}…</span>'
+
+
+def _measurements(report: ParityReport) -> str:
+    head = "".join(
+        f"<th{' class=number' if i > 1 else ''}>{both(en, zh) if en else ''}</th>"
+        for i, (en, zh) in enumerate(_COLUMNS)
+    )
+    lead = both(
+        "Bold rows are primary: without them there is no verdict. A margin below zero is beyond "
+        "the limit. Intervals draw whole dialogues. Seconds are those of the shared stage.",
+        "粗体为主要项：缺少它们就没有结论。余量为负表示超出限值。区间按整段对话重抽样。秒数为所在阶段的用时。",
+    )
+    rows = "".join(_row(row) for row in report.rows)
+    return (
+        f"<h2>{both('Measurements', '测量')}</h2><p class=lead>{lead}</p>"
+        f'<div class="card"><table class="measurements"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(row: Judged) -> str:
+    m = row.measurement
+    kind = "reported" if row.only_reported else m.verdict
+    chip = f'<span class="chip {kind}">{both(*_CHIPS[kind])}</span>'
+    name = both(escaped(row.measure.en), escaped(row.measure.zh))
+    note = f'<span class="note">{escaped(m.note)}</span>' if m.note else ""
+    interval = "" if m.interval is None else f"{m.interval[0]:.4g} … {m.interval[1]:.4g}"
+    cells = (
+        ("", escaped(shown(m))),
+        ("95 %", interval),
+        ("limit", _limit(m.threshold)),
+        ("margin", _margin(row.margin)),
+        ("n =", str(m.n)),
+        ("time, s", f"{row.seconds:.1f}"),
+    )
+    numbers = "".join(
+        f'<td class="number"{f" data-name={chr(34)}{label}{chr(34)}" if label else ""}>{text}</td>'
+        for label, text in cells
+    )
+    strength = ' class="primary"' if m.primary else ""
+    return f"<tr><td>{chip}</td><td><span{strength}>{name}</span>{note}</td>{numbers}</tr>"
+
+
+def _margin(margin: float | None) -> str:
+    if margin is None:
+        return ""
+    return f"{margin:+.3g}" if margin else "0"
+
+
+def _limit(threshold: str | None) -> str:
+    """The limit, what it warns from on a line of its own."""
+    passes, _, warns = (threshold or "").partition(" (")
+    below = f' <span class="note">{escaped(warns.rstrip(")"))}</span>' if warns else ""
+    return escaped(passes) + below
+
+
+def _samples(report: ParityReport) -> str:
+    worst = report.worst(_SAMPLES)
+    if not worst:
+        return ""
+    top = max(float(result.divergence.kld_max) for result in worst)
+    lead = both(
+        f"The {len(worst)} of {len(report.results)} probes with the largest mean KL divergence. "
+        "The first character that differs is marked. Bars are the divergence at each token of the "
+        f"reference's answer; the highest is {top:.3g} nats.",
+        f"{len(report.results)} 个探针中平均 KL 散度最大的 {len(worst)} 个。首个不同的字符已标出。"
+        f"柱形为参考回答各词元处的散度，最高 {top:.3g} nats。",
+    )
+    cards = "".join(sample_card(result, top=top) for result in worst)
+    boxed = any(result.reference_box is not None for result in worst)
+    return (
+        f"<h2>{both('Worst samples', '差异最大的样本')}</h2><p class=lead>{lead}</p>"
+        f"{LEGEND if boxed else ''}{cards}"
+    )
+
+
+def _weights(report: ParityReport) -> str:
+    if not report.weights:
+        return ""
+    limit = report.profile.limits["weight_error_max"]
+    lead = both(
+        "Relative error of each dequantized weight, one bar per layer from first to last; "
+        "the dashed line is the limit, the number the worst of the row.",
+        "各层反量化权重的相对误差，从首层到末层每层一柱；虚线为限值，右侧为该行最大值。",
+    )
+    return (
+        f"<h2>{both('Weight error', '权重误差')}</h2><p class=lead>{lead}</p>"
+        f"{weight_charts(report.weights, limit)}"
+    )
+
+
+def _environment(report: ParityReport) -> str:
+    record = report.record
+    rows = (
+        (both("Command", "命令"), f"<pre>{escaped(shlex.join(record.command))}</pre>"),
+        (both("Seed", "随机种子"), str(record.seed)),
+        (
+            both("Profile", "阈值配置"),
+            f"{escaped(report.profile.name)} {_short(report.profile.digest)}",
+        ),
+        (both("Hardware", "硬件"), escaped(record.hardware)),
+        (both("Versions", "版本"), escaped(environment(record.versions or {}))),
+        (both("Digests", "摘要"), _digests(report)),
+        (both("Time", "用时"), f"{report.seconds:.1f} s"),
+    )
+    body = "".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in rows)
+    beside = both(
+        "Machine-readable: parity.json beside this page.", "机器可读：同目录的 parity.json。"
+    )
+    return (
+        f"<h2>{both('How this was measured', '测量方式')}</h2>"
+        f'<div class="card"><table class="facts-table">{body}</table></div>'
+        f"<footer>{beside}</footer>"
+    )
+
+
+def _digests(report: ParityReport) -> str:
+    pairs = (("reference", "参考", report.reference), ("candidate", "候选", report.candidate))
+    return "<br>".join(
+        f'{both(en, zh)} <span class="digest">{side.content_digest}</span>'
+        for en, zh, side in pairs
+    )
