@@ -28,9 +28,15 @@ def parse_json(data: bytes, *, name: str) -> Any:
         StoreError: not UTF-8, not JSON, nested too deeply, or a key that occurs twice.
     """
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys)
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
+        )
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{name} is not valid JSON: {error}") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

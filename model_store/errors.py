@@ -9,6 +9,7 @@ ToolkitError                 root of every room's tree; the only type a command 
     ├── NotASnapshotError        a folder without a usable manifest
     ├── TargetExistsError        the place to write to is taken by something else
     ├── BusyError                another process holds the lock
+    ├── GptqFormatError          what GPTQ's packed tensors cannot hold
     └── CheckpointError          weights that cannot be read
         ├── UnsafeCheckpointError    weights that would run code, or lie about their size
         └── WeightMapError           tensors that do not fit the table of names
@@ -72,7 +73,7 @@ class UnsafePathError(StoreError):
 class NotASnapshotError(StoreError):
     """A folder that has no usable ferry.manifest.json."""
 
-    hint = "Name a snapshot folder, or adopt a plain one with `ferry adopt FOLDER`."
+    hint = "Name a snapshot folder, or run `python -m hub_tools.adopt FOLDER` on a plain one."
 
 
 class TargetExistsError(StoreError):
@@ -85,6 +86,10 @@ class BusyError(StoreError):
     """Another process is writing the same thing."""
 
     hint = "Wait for the other process, or stop it."
+
+
+class GptqFormatError(StoreError):
+    """Codes, zero points or shapes that the GPTQ format cannot hold."""
 
 
 class CheckpointError(StoreError):

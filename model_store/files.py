@@ -76,9 +76,20 @@ def exclusive(lock: Path, *, wait: bool = True, what: str = "this") -> Iterator[
         BusyError: another process holds it and `wait` is False.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("ab") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise BusyError(f"another process is working on {what}") from error
-        yield
+    while True:
+        with lock.open("ab") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise BusyError(f"another process is working on {what}") from error
+            if _is_still(lock, handle):
+                yield
+                return
+
+
+def _is_still(lock: Path, handle: BinaryIO) -> bool:
+    # a holder may remove its lock file while we wait for it; the lock that counts is then another
+    try:
+        return os.path.samestat(lock.stat(), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False

@@ -189,10 +189,15 @@ def to_argv(options: Any) -> list[str]:
         elif isinstance(value, bool):
             argv.append(flag if value else "--no-" + flag.removeprefix("--"))
         elif isinstance(value, tuple):
-            argv += [part for item in value for part in (flag, item)]
+            argv += [part for item in value for part in _flag_and_value(flag, item)]
         else:
-            argv += [flag, str(value)]
+            argv += _flag_and_value(flag, str(value))
     return [*argv, "--", *positional] if positional else argv
+
+
+def _flag_and_value(flag: str, value: str) -> list[str]:
+    # argparse would take a separate value with a dash for another flag
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
 
 
 def _jsonable(value: Any) -> Any:

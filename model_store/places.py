@@ -16,6 +16,14 @@ class Home:
     def blob(self, sha256: str) -> Path:
         return self.root / "blobs" / "sha256" / sha256[:2] / sha256
 
+    def git_blob(self, sha1: str) -> Path:
+        """A second name of a blob whose hub listed it by its git blob id only."""
+        return self.root / "blobs" / "git-sha1" / sha1[:2] / sha1
+
+    def incoming(self, key: str) -> Path:
+        """Where a file lands that came without any digest."""
+        return self.root / "incoming" / key
+
     def snapshot(self, hub: str, owner: str, name: str, commit: str) -> Path:
         # "listing-sha256:…" has a colon, which Windows does not allow in a name
         return self.repository(hub, owner, name) / commit.replace(":", "-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -58,9 +59,11 @@ class _Counter:
     def __init__(self) -> None:
         self.done = 0
         self.started = time.monotonic()
+        self._lock = threading.Lock()
 
     def advance(self, amount: int = 1) -> None:
-        self.done += amount
+        with self._lock:
+            self.done += amount
 
     def note(self, text: str) -> None:
         pass

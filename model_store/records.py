@@ -7,6 +7,7 @@ the same machine gives the same bytes. Format: docs/formats.md.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ class Measurement:
             raise StoreError(f"measurement {self.name!r} has verdict {self.verdict!r}")
         if (self.value is None) != (self.verdict == "skipped"):
             raise StoreError(f"measurement {self.name!r}: a value is missing exactly when skipped")
+        numbers = (self.value, *(self.interval or ()))
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise StoreError(f"measurement {self.name!r} is not finite, which JSON cannot hold")
 
     def json(self) -> dict[str, Any]:
         return {
@@ -137,7 +141,7 @@ def read_record(path: Path) -> RecordSet:
             profile=value["profile"],
             measurements=tuple(_measurement(m) for m in value["measurements"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is not a record: {error!r}") from error
 
 

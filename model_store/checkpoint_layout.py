@@ -1,0 +1,114 @@
+"""Find a checkpoint's weight files: which of a folder's files count, and what its index says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_store.canonical import parse_json
+from model_store.errors import CheckpointError, StoreError, UnsafeCheckpointError, UnsafePathError
+from model_store.paths import inside
+
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+# single files that trainers put beside the weights
+_NOT_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
+_MAX_INDEX = 100_000_000
+# (index, single file, pattern of last resort), safetensors first
+_LAYOUTS = (
+    ("model.safetensors.index.json", "model.safetensors", "*.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin", "*.bin"),
+    ("pytorch_model.pt.index.json", "pytorch_model.pt", "*.pt"),
+    ("pytorch_model.pth.index.json", "pytorch_model.pth", "*.pth"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardList:
+    """The weight files in order and, when there is an index, tensor name -> file."""
+
+    files: tuple[Path, ...]
+    weight_map: Mapping[str, Path] | None = None
+
+
+def shard_list(path: Path) -> ShardList:
+    """Find the weight files of a folder, an index file or a single weight file.
+
+    Raises:
+        CheckpointError: no weights, or several that compete.
+        UnsafeCheckpointError: an index that names a file outside its folder.
+    """
+    if path.is_file():
+        if path.name.endswith(".index.json"):
+            return _indexed(path)
+        if path.suffix not in _SUFFIXES:
+            raise CheckpointError(f"{path} is no weight file ({', '.join(_SUFFIXES)})")
+        return ShardList((path,))
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist")
+    for index, single, pattern in _LAYOUTS:
+        found = _in_folder(path, index, single, pattern)
+        if found is not None:
+            return found
+    raise CheckpointError(
+        f"{path} holds no weights", hint="Name a folder with safetensors or torch .bin files."
+    )
+
+
+def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList | None:
+    has_index, has_single = (folder / index).is_file(), (folder / single).is_file()
+    if has_index:
+        shards = _indexed(folder / index)
+        if has_single and folder / single not in shards.files:
+            # readers differ in which of the two they take
+            raise CheckpointError(
+                f"{folder} holds both {single} and {index}",
+                hint="Name the file that you mean, or remove the other.",
+            )
+        return shards
+    if has_single:
+        return ShardList((folder / single,))
+    others = sorted(file for file in folder.glob(pattern) if file.name not in _NOT_WEIGHTS)
+    if len(others) > 1:
+        names = ", ".join(file.name for file in others[:3])
+        raise CheckpointError(
+            f"{folder} holds {len(others)} weight files and no {index}: {names}",
+            hint="Get the index file too, or name one weight file.",
+        )
+    return ShardList(tuple(others)) if others else None
+
+
+def _indexed(index: Path) -> ShardList:
+    weight_map = _weight_map(index)
+    files = {name: _shard(index, name) for name in set(weight_map.values())}
+    missing = next((name for name in sorted(files) if not files[name].is_file()), None)
+    if missing is not None:
+        raise CheckpointError(f"{index.parent / missing} is missing, and {index.name} lists it")
+    wrong = next((name for name in sorted(files) if files[name].suffix not in _SUFFIXES), None)
+    if wrong is not None:
+        raise UnsafeCheckpointError(f"{index} lists {wrong!r}, which is no weight file")
+    ordered = tuple(files[name] for name in sorted(files))
+    return ShardList(ordered, {name: files[file] for name, file in weight_map.items()})
+
+
+def _shard(index: Path, name: str) -> Path:
+    try:
+        return inside(index.parent, name)
+    except UnsafePathError as error:
+        raise UnsafeCheckpointError(f"{index}: {error}") from error
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    if index.stat().st_size > _MAX_INDEX:
+        raise UnsafeCheckpointError(f"{index} is too large for an index")
+    try:
+        value: Any = parse_json(index.read_bytes(), name=str(index))
+    except StoreError as error:
+        raise CheckpointError(str(error)) from error
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map")
+    if not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{index}: weight_map is not a map of file names")
+    return weight_map

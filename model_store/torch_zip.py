@@ -1,0 +1,161 @@
+"""Torch's zip checkpoints (`.bin`, `.pt`, since torch 1.6), read without running their pickle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store.errors import CheckpointError, UnsafeCheckpointError
+from model_store.mapped_file import MappedFile, TensorInfo
+from model_store.pickle_records import MAX_PROGRAM, TensorRecord, read_records
+from model_store.stored_zip import StoredEntry, read_entries
+from model_store.tensors import ITEM_SIZE, RawTensor, from_bits
+
+# what trainers wrap a state dict in
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_ELEMENTS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+class TorchZipFile:
+    """One torch zip file; a tensor is a checked view of a byte range of the archive."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the file, read its pickle as data and check every tensor against its storage.
+
+        Raises:
+            CheckpointError: not a torch zip file, or no state dict in it.
+            UnsafeCheckpointError: it would run code, or lies about its data.
+        """
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        self._file = MappedFile(path)
+        try:
+            self._entries = _weight_entries(self._file)
+            program = self._file.copy(*_data_range(self._entries, path))
+            self._records = _state_dict(_read(program, path), path)
+            for name, record in self._records.items():
+                _check(record, self._entries, f"{path}: tensor {name!r}")
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name -> dtype and shape, in the order of the state dict."""
+        return {
+            name: TensorInfo(record.storage.dtype, record.shape)
+            for name, record in self._records.items()
+        }
+
+    def read(self, name: str) -> RawTensor:
+        record = self._records[name]
+        size = ITEM_SIZE[record.storage.dtype]
+        if 0 in record.shape:
+            return RawTensor(record.storage.dtype, record.shape, memoryview(b""))
+        start = self._entries[f"data/{record.storage.key}"].start + record.offset * size
+        if _is_row_major(record):
+            stop = start + math.prod(record.shape) * size
+            return RawTensor(record.storage.dtype, record.shape, self._file.view(start, stop))
+        # a transposed or sliced view: its elements are gathered into row-major order
+        data = self._file.view(start, start + (_last(record) + 1) * size)
+        elements = np.frombuffer(data, dtype=_ELEMENTS[size])
+        strides = [stride * size for stride in record.strides]
+        gathered = np.lib.stride_tricks.as_strided(elements, record.shape, strides, writeable=False)
+        return from_bits(record.storage.dtype, gathered)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _weight_entries(file: MappedFile) -> dict[str, StoredEntry]:
+    """The archive's entries, their common first folder removed."""
+    kind = file.kind()
+    if kind != "a zip archive":
+        raise CheckpointError(f"{file.path} is {kind}, not a torch zip file")
+    entries = read_entries(file)
+    roots = {name.partition("/")[0] for name in entries}
+    if len(roots) != 1:
+        raise UnsafeCheckpointError(f"{file.path}: its entries do not share one folder")
+    inner = {name.partition("/")[2]: entry for name, entry in entries.items()}
+    pickles = [name for name in inner if name.rpartition("/")[2].casefold() == "data.pkl"]
+    if pickles != ["data.pkl"]:
+        raise UnsafeCheckpointError(f"{file.path} has {len(pickles)} data.pkl, or a misplaced one")
+    if any(name == "constants.pkl" or name.startswith("code/") for name in inner):
+        raise UnsafeCheckpointError(f"{file.path} is a TorchScript program, not weights")
+    order = inner.get("byteorder")
+    if order is not None and file.copy(order.start, min(order.stop, order.start + 9)) != b"little":
+        raise CheckpointError(f"{file.path} was written on a big-endian machine")
+    return inner
+
+
+def _data_range(entries: Mapping[str, StoredEntry], path: Path) -> tuple[int, int]:
+    entry = entries["data.pkl"]
+    if entry.size > MAX_PROGRAM:
+        raise UnsafeCheckpointError(f"{path}: data.pkl of {entry.size} bytes is over the limit")
+    return entry.start, entry.stop
+
+
+def _read(program: bytes, path: Path) -> Any:
+    try:
+        return read_records(program)
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _state_dict(value: Any, path: Path) -> dict[str, TensorRecord]:
+    values = _unwrapped(value, path)
+    records: dict[str, TensorRecord] = {}
+    for name, record in values.items():
+        if type(name) is not str or not name or not name.isprintable():
+            raise UnsafeCheckpointError(f"{path}: a tensor whose name is no plain text")
+        if not isinstance(record, TensorRecord):
+            raise CheckpointError(
+                f"{path}: {name[:80]!r} is no tensor but a {type(record).__name__}"
+            )
+        records[name] = record
+    return records
+
+
+def _unwrapped(value: Any, path: Path) -> dict[Any, Any]:
+    if type(value) is not dict:
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a state dict")
+    if any(isinstance(item, TensorRecord) for item in value.values()) or not value:
+        return value
+    nested = [key for key in _WRAPPERS if type(value.get(key)) is dict]
+    if len(nested) != 1:
+        raise CheckpointError(f"{path} holds no state dict, or several")
+    inner: dict[Any, Any] = value[nested[0]]
+    return inner
+
+
+def _check(record: TensorRecord, entries: Mapping[str, StoredEntry], where: str) -> None:
+    storage = record.storage
+    entry = entries.get(f"data/{storage.key}")
+    if entry is None:
+        raise UnsafeCheckpointError(f"{where}: its storage is not in the archive")
+    if entry.size != storage.elements * ITEM_SIZE[storage.dtype]:
+        raise UnsafeCheckpointError(f"{where}: its storage has {entry.size} bytes, not as said")
+    if 0 in record.shape:
+        return
+    if _last(record) + record.offset >= storage.elements:
+        raise UnsafeCheckpointError(f"{where} reaches beyond its storage")
+    if math.prod(record.shape) > storage.elements:
+        raise UnsafeCheckpointError(f"{where} repeats its storage to look larger than it is")
+
+
+def _last(record: TensorRecord) -> int:
+    """How far the last element lies behind the first, in elements; no dimension is 0."""
+    return sum((n - 1) * stride for n, stride in zip(record.shape, record.strides, strict=True))
+
+
+def _is_row_major(record: TensorRecord) -> bool:
+    expected = 1
+    for size, stride in reversed(list(zip(record.shape, record.strides, strict=True))):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
