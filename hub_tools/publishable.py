@@ -116,7 +116,7 @@ def _check_parity(folder: Path, manifest: Manifest, *, waived: bool, progress: P
     )
     if not waived:
         raise NotPublishableError(
-            problem, hint="Run `ferry verify` first, or say --allow-unverified and mean it."
+            problem, hint="Run `python -m verification.compare` with it, or say --allow-unverified."
         )
     progress.log(f"not verified, and published all the same: {problem}")
 

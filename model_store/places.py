@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,10 @@ class Home:
 
     def ref(self, hub: str, owner: str, name: str, revision: str) -> Path:
         """The file that remembers which commit a revision was pinned to last."""
-        return self.root / "refs" / hub / owner / name / revision.replace("/", "%2F")
+        quoted = quote(revision, safe="")
+        if not quoted.strip("."):  # "..", which quoting leaves alone, would climb out
+            quoted = quoted.replace(".", "%2E")
+        return self.root / "refs" / hub / owner / name / quoted
 
     def lock(self, name: str) -> Path:
         return self.root / "locks" / (name.replace("/", "--") + ".lock")

@@ -104,9 +104,9 @@ class _Run:
             raise PipelineError(
                 f"step {step.name!r} ended well but left no usable {result['path']}"
             )
-        done = state.Finished(key, str(result["path"]), left, result)
-        state.save(self._recipe.work, step.name, done)
-        self.results[step.name] = Path(str(result["path"]))
+        path = _from_here(Path(str(result["path"])))
+        state.save(self._recipe.work, step.name, state.Finished(key, str(path), left, result))
+        self.results[step.name] = path
         self.ran.append(step.name)
         self._progress.log(f"[{place}] {step.name}: done in {time.monotonic() - started:.1f} s")
 

@@ -32,7 +32,7 @@ def safetensors_file(folder: Path) -> Path:
 
 @pytest.mark.parametrize("make", [torch_file, safetensors_file])
 @settings(
-    max_examples=400,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -42,3 +42,17 @@ def test_places_have_names_that_every_system_can_hold(tmp_path: Path) -> None:
     assert places[0].parent.name == "ab"
     assert places[2].name == "refs%2Fpr%2F1"
     assert places[3].parent == tmp_path / "locks"
+
+
+@pytest.mark.parametrize("revision", ["..", ".", "../../x", "a/../../b", "..\\..", "a:b"])
+def test_a_revision_never_names_a_place_outside_its_repository(
+    tmp_path: Path, revision: str
+) -> None:
+    store = Home(tmp_path)
+
+    place = store.ref("huggingface", "Qwen", "Qwen-VL", revision)
+
+    folder = tmp_path / "refs" / "huggingface" / "Qwen" / "Qwen-VL"
+    assert place.parent == folder
+    assert place.name not in (".", "..")
+    assert not set(place.name) & set("/\\:")
