@@ -19,7 +19,7 @@ def adopt_folder(folder: Path, *, source: str | None = None) -> Manifest:
             never as a pinned commit: no hub was asked.
 
     Raises:
-        NotASnapshotError: no such folder, or nothing in it.
+        NotASnapshotError: no such folder, or no file of a checkpoint in it.
         TargetExistsError: it has a manifest already.
         StoreError: something in it is no plain file.
     """
@@ -34,6 +34,10 @@ def adopt_folder(folder: Path, *, source: str | None = None) -> Manifest:
     if not entries:
         raise NotASnapshotError(f"{folder} is empty", hint="Check the path.")
     manifest = Manifest(entries, _source(source) if source else None)
+    if not manifest.content:
+        raise NotASnapshotError(
+            f"{folder} holds no weights, config or tokenizer file", hint="Check the path."
+        )
     write_manifest(folder, manifest)
     return manifest
 

@@ -4,6 +4,8 @@ Examples:
   python -m hub_tools.download qwen/Qwen-VL-Chat
   python -m hub_tools.download huggingface:Qwen/Qwen-VL-Chat --local-dir ./Qwen-VL-Chat
   python -m hub_tools.download qwen/Qwen-VL-Chat --include '*.json' --include '*.tiktoken'
+  python -m hub_tools.download qwen/Qwen-VL-Chat --also huggingface:Qwen/Qwen-VL-Chat
+  python -m hub_tools.download qwen/Qwen-VL-Chat --limit-rate 20MB --dry-run
 """
 
 from __future__ import annotations
@@ -28,11 +30,14 @@ def run(args: argparse.Namespace) -> int:
     # urllib3 loads here, not for --help
     from hub_tools.hubs import Surroundings
     from hub_tools.snapshots import download_snapshot
-    from hub_tools.transfer import TransferOptions
+    from hub_tools.transfer_options import TransferOptions
 
     options = from_args(DownloadOptions, args)
     around = Surroundings(
-        transfer=TransferOptions(connections=options.connections), progress=progress_for(args)
+        transfer=TransferOptions(
+            connections=options.connections, limit_rate=options.bytes_per_second
+        ),
+        progress=progress_for(args),
     )
     if options.dry_run:
         return _say_plan(args, options, around)
@@ -43,10 +48,15 @@ def run(args: argparse.Namespace) -> int:
         offline=options.offline,
         include=options.include,
         exclude=options.exclude,
+        also=options.also,
         verify=options.verify,
         around=around,
     )
-    emit(args, _result(folder), str(folder))
+    for report in around.reports:
+        for served in report.banned:
+            around.progress.log(f"{report.label} served wrong bytes of {served}")
+    sources = [report.json() for report in around.reports]
+    emit(args, _result(folder) | {"sources": sources}, str(folder))
     return ExitCode.DONE
 
 
@@ -58,20 +68,26 @@ def _say_plan(args: argparse.Namespace, options: DownloadOptions, around: Any) -
         revision=options.revision,
         include=options.include,
         exclude=options.exclude,
+        target=options.local_dir,
         around=around,
     )
     lines = [f"{human_bytes(file.size):>10}  {file.path}" for file in plan.missing]
     summary = (
         f"{plan.pin.hub}:{plan.pin.repo_id}@{plan.pin.commit}: {len(plan.missing)} of"
-        f" {len(plan.files)} files to fetch, {human_bytes(plan.missing_bytes)}"
+        f" {len(plan.files)} files to fetch, {human_bytes(plan.missing_bytes)} of"
+        f" {human_bytes(plan.total_bytes)}"
     )
+    if plan.kept_bytes:
+        summary += f"; an earlier run left {human_bytes(plan.kept_bytes)}"
     result = {
         "hub": plan.pin.hub,
         "repo_id": plan.pin.repo_id,
         "commit": plan.pin.commit,
         "files": [file.path for file in plan.files],
         "missing": [file.path for file in plan.missing],
+        "total_bytes": plan.total_bytes,
         "missing_bytes": plan.missing_bytes,
+        "kept_bytes": plan.kept_bytes,
     }
     emit(args, result, "\n".join([*lines, summary]))
     return ExitCode.DONE

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from model_store.errors import UsageError
 from model_store.options import option
+
+MOST_MIRRORS = 6
+_LOWEST_RATE = 1000
+_RATE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([kmg]i?b?|b?)(?:/s)?\Z", re.IGNORECASE)
+_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{prefix}{b}": 1000**n for n, prefix in enumerate("kmg", 1) for b in ("", "b")},
+    **{f"{prefix}i{b}": 1024**n for n, prefix in enumerate("kmg", 1) for b in ("", "b")},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +30,24 @@ class DownloadOptions:
         "write a plain copy here, not into the store", default=None, metavar="DIR", recorded=False
     )
     offline: bool = option("ask no hub; use the store", default=False, recorded=False)
-    connections: int = option("byte ranges fetched at once", default=8, metavar="N", recorded=False)
+    also: tuple[str, ...] = option(
+        "fetch equal files from here at the same time: huggingface:owner/name, or"
+        " http://host/owner/name; may be repeated",
+        default=(),
+        metavar="NAME",
+    )
+    connections: int = option(
+        "most connections to each source; fewer are used where more do not pay",
+        default=16,
+        metavar="N",
+        recorded=False,
+    )
+    limit_rate: str | None = option(
+        "bytes per second in all, such as 20MB or 500kB",
+        default=None,
+        metavar="RATE",
+        recorded=False,
+    )
     include: tuple[str, ...] = option(
         "only paths that match; may be repeated", default=(), metavar="PATTERN"
     )
@@ -32,8 +60,32 @@ class DownloadOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.connections <= 64:
             raise UsageError(f"--connections is {self.connections}, not 1 to 64")
-        if self.dry_run and (self.offline or self.local_dir):
-            raise UsageError("--dry-run asks a hub, and knows the store only")
+        if self.dry_run and self.offline:
+            raise UsageError("--dry-run asks a hub, which --offline forbids")
+        if len(self.also) > MOST_MIRRORS:
+            raise UsageError(f"--also is given {len(self.also)} times, {MOST_MIRRORS} are possible")
+        if self.limit_rate is not None:
+            parse_rate(self.limit_rate)
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """The limit as a number."""
+        return None if self.limit_rate is None else parse_rate(self.limit_rate)
+
+
+def parse_rate(text: str) -> float:
+    """Read a rate such as `20MB`, `1.5 GB/s`, `500kB` or `64KiB`; without a unit it is bytes.
+
+    Raises:
+        UsageError: something else, or next to nothing.
+    """
+    match = _RATE.match(text.strip())
+    rate = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+    if rate < _LOWEST_RATE:
+        raise UsageError(
+            f"--limit-rate is {text!r}, not a rate of at least 1kB", hint="Write 20MB, for example."
+        )
+    return rate
 
 
 @dataclass(frozen=True, slots=True)

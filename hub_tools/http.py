@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
-import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 
+from hub_tools.connections import ConnectionPools
 from hub_tools.errors import HubProtocolError, HubUnreachableError
+from hub_tools.origins import Origin, shown_url
+from hub_tools.retries import RetryPolicy, retry_after
 from hub_tools.settings import Network, Secret
 from model_store.canonical import parse_json
 from model_store.errors import StoreError
@@ -40,63 +41,6 @@ _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _MOST_REDIRECTS = 5
 _LONGEST_SKIPPED = 64 << 10
 _LARGEST_ANSWER = 256 << 20  # of an API call; files are streamed
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Who may see a token: scheme, host and port, all three."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: str) -> Origin:
-        """The origin of a URL.
-
-        Raises:
-            HubProtocolError: no http(s) URL with a host.
-        """
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise HubProtocolError("a URL that cannot be parsed") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-            raise HubProtocolError(f"not an http(s) URL: {shown_url(url)}")
-        return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
-
-
-def shown_url(url: str) -> str:
-    """A URL as messages and logs may show it: without user name, query and fragment.
-
-    The query of a storage URL is a capability: whoever reads it may fetch the file.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(a URL that cannot be parsed)"
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" + ("?…" if parts.query else "")
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How long to wait, and how often to try again."""
-
-    attempts: int = 5
-    first_delay: float = 0.5  # seconds; doubles each time, with jitter
-    longest_delay: float = 20.0
-    longest_retry_after: float = 120.0  # a hub that asks for more is not waited for
-    connect_timeout: float = 10.0
-    read_timeout: float = 30.0  # between two reads that bring something
-
-    def delay(self, attempt: int, asked: float | None = None) -> float:
-        """Seconds to wait after failed attempt number `attempt` (from 0)."""
-        if asked is not None:
-            return asked
-        delay = min(self.first_delay * float(2**attempt), self.longest_delay)
-        return delay * random.uniform(0.75, 1.25)  # noqa: S311  jitter, not a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +117,11 @@ class Http:
     token: Secret | None = None
     auth: AuthHeaders = lambda token: {"Authorization": f"Bearer {token.reveal()}"}
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    pool_size: int = 16
-    _pools: dict[str | None, urllib3.PoolManager] = field(
-        default_factory=dict, init=False, repr=False
-    )
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    pool_size: int = 64
+    _pools: ConnectionPools = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._pools = ConnectionPools(self.network, size=self.pool_size)
 
     def request(
         self,
@@ -213,11 +157,11 @@ class Http:
         for attempt in range(self.retry.attempts):
             last = attempt + 1 == self.retry.attempts
             try:
-                with self._opened(method, url, sent, body) as (response, final):
+                patience = self.retry.read_timeout
+                with self._opened(method, url, sent, body, patience) as (response, final):
                     reply = Reply(response.status, response.headers, _whole(response), final)
             except HubUnreachableError as error:
-                hopeless = isinstance(error.__cause__, urllib3.exceptions.SSLError)
-                if last or hopeless or not (again or isinstance(error, _NeverSentError)):
+                if last or is_hopeless(error) or not (again or isinstance(error, _NeverSentError)):
                     raise
                 self._wait(attempt, f"{error}", None)
                 continue
@@ -237,7 +181,8 @@ class Http:
             HubProtocolError: a redirect that must not be followed.
         """
         sent = {"Accept-Encoding": "identity", **(headers or {})}
-        with self._opened("GET", url, sent, None) as (response, final):
+        patience = min(self.retry.stall_timeout, self.retry.read_timeout)
+        with self._opened("GET", url, sent, None, patience) as (response, final):
             yield Stream(response, final)
 
     def absolute(self, url: str) -> str:
@@ -250,18 +195,20 @@ class Http:
 
     def close(self) -> None:
         """Close idle connections."""
-        with self._lock:
-            for pool in self._pools.values():
-                pool.clear()
-            self._pools.clear()
+        self._pools.close()
 
     @contextmanager
     def _opened(
-        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        patience: float,
     ) -> Iterator[tuple[urllib3.BaseHTTPResponse, str]]:
         url = self.absolute(url)
         for _ in range(_MOST_REDIRECTS + 1):
-            response = self._send(method, url, headers, body)
+            response = self._send(method, url, headers, body, patience)
             target = _redirect_target(response, url)
             if target is None:
                 try:
@@ -284,7 +231,12 @@ class Http:
             raise HubProtocolError(f"{shown_url(url)} redirects a {method}: refused")
 
     def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        patience: float,
     ) -> urllib3.BaseHTTPResponse:
         own = self.is_own(url)
         sent = {"User-Agent": user_agent(), "Accept-Encoding": "identity"}
@@ -297,7 +249,7 @@ class Http:
             sent |= self.auth(self.token)
         payload = body() if callable(body) else body
         try:
-            return self._pool(url).request(
+            return self._pools.for_url(url).request(
                 method,
                 url,
                 headers=sent,
@@ -305,9 +257,7 @@ class Http:
                 retries=False,
                 redirect=False,
                 preload_content=False,
-                timeout=urllib3.Timeout(
-                    connect=self.retry.connect_timeout, read=self.retry.read_timeout
-                ),
+                timeout=urllib3.Timeout(connect=self.retry.connect_timeout, read=patience),
             )
         except (HTTPError, OSError) as error:
             kind = _NeverSentError if _is_never_sent(error) else HubUnreachableError
@@ -315,27 +265,6 @@ class Http:
         finally:
             if payload is not None and not isinstance(payload, bytes):
                 payload.close()
-
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        proxy = self.network.proxy_for(url)
-        with self._lock:
-            if proxy not in self._pools:
-                self._pools[proxy] = self._new_pool(proxy)
-            return self._pools[proxy]
-
-    def _new_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        options: dict[str, Any] = {"num_pools": 16, "maxsize": self.pool_size}
-        bundle = self.network.ca_bundle
-        if bundle is not None:
-            options["ca_cert_dir" if bundle.is_dir() else "ca_certs"] = str(bundle)
-        if proxy is None:
-            return urllib3.PoolManager(**options)
-        parts = urlsplit(proxy)
-        if parts.username is not None:
-            credentials = f"{parts.username}:{parts.password or ''}"
-            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=credentials)
-        bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        return urllib3.ProxyManager(bare, **options)
 
     def _wait(self, attempt: int, why: str, asked: float | None) -> None:
         delay = self.retry.delay(attempt, asked)
@@ -351,18 +280,6 @@ def user_agent() -> str:
     """`modelferry/<version>`, without anything about the machine."""
     name, _, version = tool_version().partition(" ")
     return f"{name}/{version if version[:1].isdigit() else '0'}"
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an answer asks to wait, by `Retry-After` or `RateLimit: …;t=55`."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit() and len(text) < 10:
-        return float(text)
-    for item in headers.get("RateLimit", "").split(";"):
-        name, _, value = item.strip().partition("=")
-        if name == "t" and value.isascii() and value.isdigit() and len(value) < 10:
-            return float(value)
-    return None
 
 
 def _redirect_target(response: urllib3.BaseHTTPResponse, url: str) -> str | None:
@@ -395,6 +312,13 @@ def _whole(response: urllib3.BaseHTTPResponse) -> bytes:
     except (HTTPError, OSError) as error:
         raise HubUnreachableError(f"an answer broke off: {_reason(error)}") from error
     return b"".join(parts)
+
+
+def is_hopeless(error: HubUnreachableError) -> bool:
+    """Whether another try would fail the same way: a certificate that is not accepted."""
+    cause = error.__cause__
+    cause = cause.reason if isinstance(cause, MaxRetryError) else cause
+    return isinstance(cause, urllib3.exceptions.SSLError)
 
 
 def _is_never_sent(error: Exception) -> bool:

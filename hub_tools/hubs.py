@@ -13,13 +13,14 @@ from hub_tools.errors import (
     RepoNotFoundError,
     RevisionNotFoundError,
 )
-from hub_tools.http import RetryPolicy
 from hub_tools.huggingface import huggingface_client
 from hub_tools.modelscope import modelscope_client
 from hub_tools.names import HUBS, MODELSCOPE, RepoName
 from hub_tools.protocol import HubClient, Pin
+from hub_tools.retries import RetryPolicy
 from hub_tools.settings import Settings, load_settings
-from hub_tools.transfer import TransferOptions
+from hub_tools.sources import SourceReport
+from hub_tools.transfer_options import TransferOptions
 from model_store.places import Home, home
 from model_store.progress import NoProgress, Progress
 
@@ -42,6 +43,8 @@ class Surroundings:
     transfer: TransferOptions = field(default_factory=TransferOptions)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     progress: Progress = field(default_factory=NoProgress)
+    # what each source did, added to by every transfer
+    reports: list[SourceReport] = field(default_factory=list)
 
     def client(self, hub: str) -> HubClient:
         """Make a client for a hub's configured endpoint."""

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, urljoin
 
 from hub_tools.errors import HubError, HubProtocolError
-from hub_tools.http import Http, Reply, RetryPolicy
+from hub_tools.http import Http, Reply
 from hub_tools.names import HUGGINGFACE, hub_revision, is_commit
 from hub_tools.protocol import Pin, RemoteFile, check_listing
 from hub_tools.replies import (
@@ -20,6 +20,7 @@ from hub_tools.replies import (
     repo_not_found,
     revision_not_found,
 )
+from hub_tools.retries import RetryPolicy
 from hub_tools.settings import HubAccess, Network
 
 _NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?')
@@ -56,6 +57,18 @@ class HuggingFaceClient:
         """See `HubClient.location`."""
         return f"{self.http.endpoint}/{pin.repo_id}/resolve/{pin.commit}/{quote(path)}"
 
+    def page(self, repo_id: str) -> str:
+        """See `HubClient.page`."""
+        return f"{self.http.endpoint}/{repo_id}"
+
+    def account(self) -> str | None:
+        """See `HubClient.account`."""
+        try:
+            reply = self.http.request("GET", "/api/whoami-v2")
+            return optional_text(reply.json(), "name") if reply.ok else None
+        except HubError:
+            return None
+
     def _pages(self, url: str, pin: Pin) -> Iterator[list[Any]]:
         url = self.http.absolute(url)
         seen: set[str] = set()
@@ -81,8 +94,8 @@ class HuggingFaceClient:
         said = reply.headers.get("X-Error-Message", "")
         if reply.status == 401 and code != "RepoNotFound" and self.http.token is not None:
             return refusal(self.hub, self.http, 401, repo_id, said=said)
-        if code == "GatedRepo":
-            return refusal(self.hub, self.http, 403, repo_id, said=said)
+        if code == "GatedRepo" or reply.status == 403:
+            return self._refused(403, repo_id, said)
         # an anonymous 401 says no more than this: private, or not there at all
         if code == "RepoNotFound" or reply.status == 401:
             return repo_not_found(self.hub, self.http, repo_id)
@@ -91,7 +104,18 @@ class HuggingFaceClient:
             if known is None:
                 return repo_not_found(self.hub, self.http, repo_id)
             return revision_not_found(self.hub, self.http, repo_id, revision, known)
-        return refusal(self.hub, self.http, reply.status, repo_id, said=said)
+        return self._refused(reply.status, repo_id, said)
+
+    def _refused(self, status: int, repo_id: str, said: str) -> HubError:
+        return refusal(
+            self.hub,
+            self.http,
+            status,
+            repo_id,
+            said=said,
+            page=self.page(repo_id),
+            account=self.account,
+        )
 
     def _revisions(self, repo_id: str) -> list[str] | None:
         """Branches and tags, for a message; None when the repository is not there."""

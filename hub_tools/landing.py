@@ -10,8 +10,10 @@ from pathlib import Path
 
 from hub_tools.errors import RevisionMovedError
 from hub_tools.hubs import Located, Surroundings
+from hub_tools.mirrors import Mirror, Offers
 from hub_tools.protocol import Pin, RemoteFile, listing_pin
-from hub_tools.transfer import Wanted, fetch
+from hub_tools.sources import Wanted
+from hub_tools.transfer import fetch
 from model_store.files import link_or_copy, sha256_file
 from model_store.manifest import FileEntry
 from model_store.places import Home
@@ -50,17 +52,17 @@ def store_place(home: Home, pin: Pin) -> PlaceOf:
     return place
 
 
-def is_here(file: RemoteFile, place: Path, *, verify: bool) -> bool:
+def is_here(file: RemoteFile, place: Path, *, verify: bool, remove: bool = True) -> bool:
     """Whether a file's bytes are at `place`: by size, and with `verify` by digest, too.
 
-    A wrong file is removed, so that it is fetched again.
+    With `remove` a wrong file is removed, so that it is fetched again.
     """
     if not place.is_file():
         return False
     sound = place.stat().st_size == file.size
     if sound and verify:
         sound = digest_agrees(file, place)
-    if not sound:
+    if not sound and remove:
         log.warning("%s is damaged at %s; fetching it again", file.path, place)
         place.unlink()
     return sound
@@ -80,15 +82,29 @@ def digest_agrees(file: RemoteFile, place: Path) -> bool:
 
 
 def missing_files(
-    files: Sequence[RemoteFile], place_of: PlaceOf, *, verify: bool = False
+    files: Sequence[RemoteFile], place_of: PlaceOf, *, verify: bool = False, remove: bool = True
 ) -> list[RemoteFile]:
-    """The files to fetch; of equal files only the first."""
+    """The files to fetch; of equal files only the first.
+
+    `remove` takes wrong files out of the way.
+    """
     missing: dict[Path, RemoteFile] = {}
     for file in files:
         place = place_of(file)
-        if place not in missing and not is_here(file, place, verify=verify):
+        if place not in missing and not is_here(file, place, verify=verify, remove=remove):
             missing[place] = file
     return list(missing.values())
+
+
+def wanted_files(
+    located: Located,
+    files: Sequence[RemoteFile],
+    place_of: PlaceOf,
+    mirrors: Sequence[Mirror] = (),
+) -> list[Wanted]:
+    """What to fetch, where to, and who has it."""
+    offers = Offers(located, mirrors)
+    return [Wanted(file, place_of(file), offers.of(file)) for file in files]
 
 
 def land(
@@ -97,6 +113,7 @@ def land(
     place_of: PlaceOf,
     around: Surroundings,
     *,
+    mirrors: Sequence[Mirror] = (),
     verify: bool = False,
 ) -> list[Landed]:
     """Fetch what is not here yet; every file's bytes are then at its place.
@@ -104,26 +121,18 @@ def land(
     Raises:
         HubError, DigestMismatchError: see `fetch`; what came is kept.
     """
-    client, pin = located.client, located.pin
+    pin = located.pin
     for file in files:
         if not file.sha256 and not file.git_sha1 and file.size:
             log.warning("%s lists no digest for %s: it cannot be checked", pin.hub, file.path)
-    wanted = [
-        Wanted(file, client.location(pin, file.path), place_of(file))
-        for file in missing_files(files, place_of, verify=verify)
-    ]
-    digests = fetch(
-        pin.hub,
-        client.http,
-        wanted,
-        options=around.transfer,
-        progress=around.progress,
-        label=pin.repo_id,
-    )
+    missing = missing_files(files, place_of, verify=verify)
+    wanted = wanted_files(located, missing, place_of, mirrors)
+    fetched = fetch(wanted, options=around.transfer, progress=around.progress, label=pin.repo_id)
+    around.reports.extend(fetched.sources)
     landed = []
     for file in files:
         place = place_of(file)
-        sha256 = file.sha256 or digests.get(place) or sha256_file(place)
+        sha256 = file.sha256 or fetched.digests.get(place) or sha256_file(place)
         landed.append(Landed(FileEntry(file.path, file.size, sha256), place))
     return landed
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from hub_tools.errors import HubError, HubProtocolError
-from hub_tools.http import Http, Reply, RetryPolicy
+from hub_tools.http import Http, Reply
 from hub_tools.names import MODELSCOPE, hub_revision, is_commit, is_listing_pin
 from hub_tools.protocol import Pin, RemoteFile, check_listing, listing_pin
 from hub_tools.replies import (
@@ -22,9 +22,10 @@ from hub_tools.replies import (
     repo_not_found,
     revision_not_found,
 )
+from hub_tools.retries import RetryPolicy
 from hub_tools.settings import HubAccess, Network, Secret
 
-# a recursive listing is cut off here without a word
+# a recursive listing is cut off here without a word; one that is longer was not cut off
 _TRUNCATED_AT = 3000
 
 
@@ -68,9 +69,22 @@ class ModelScopeClient:
         query = urlencode({"Revision": _fetched_as(pin), "FilePath": path}, quote_via=quote)
         return f"{self.http.endpoint}{_api(pin.repo_id)}/repo?{query}"
 
+    def page(self, repo_id: str) -> str:
+        """See `HubClient.page`."""
+        return f"{self.http.endpoint}/models/{repo_id}"
+
+    def account(self) -> str | None:
+        """See `HubClient.account`."""
+        try:
+            reply = self.http.request("GET", "/openapi/v1/users/me")
+            data = reply.json() if reply.ok else {}
+        except HubError:
+            return None
+        return optional_text(data.get("data") if isinstance(data, dict) else None, "username")
+
     def _listing(self, repo_id: str, revision: str) -> tuple[RemoteFile, ...]:
         entries = self._entries(repo_id, revision, root="", recursive=True)
-        if len(entries) >= _TRUNCATED_AT:
+        if len(entries) == _TRUNCATED_AT:
             entries = self._walk(repo_id, revision)
         return check_listing(_file(entry) for entry in entries if _is_file(entry))
 
@@ -81,7 +95,7 @@ class ModelScopeClient:
         while folders:
             folder = folders.pop()
             entries = self._entries(repo_id, revision, root=folder, recursive=False)
-            if len(entries) >= _TRUNCATED_AT:
+            if len(entries) == _TRUNCATED_AT:
                 raise HubProtocolError(
                     f"{self.hub} cuts off the listing of {repo_id}/{folder} at {len(entries)} files"
                 )
@@ -108,7 +122,15 @@ class ModelScopeClient:
 
     def _refusal(self, reply: Reply, repo_id: str, revision: str) -> HubError:
         if reply.status != 404:
-            return refusal(self.hub, self.http, reply.status, repo_id, said=_message(reply))
+            return refusal(
+                self.hub,
+                self.http,
+                reply.status,
+                repo_id,
+                said=_message(reply),
+                page=self.page(repo_id),
+                account=self.account,
+            )
         # 404 does not say what is missing: ask for what must be there
         known = self._revisions(repo_id)
         if known is None:

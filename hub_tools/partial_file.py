@@ -1,83 +1,42 @@
-"""A file that several threads fill in parts, and that survives being killed.
+"""A file that several threads fill in byte ranges, and that survives being killed.
 
-Beside the place: `<place>.partial` holds the bytes, `<place>.parts.partial` says which are there: a
-JSON header of 1024 bytes, then one little-endian uint64 per part. The bytes are written before
-their count, so a killed process has at least what it counted; a count that a power cut made too
-large is found by the digest.
+Beside the place: `<place>.partial` holds the bytes, `<place>.parts.partial` says which are there
+(see `journal`). The bytes are written before their count, so a killed process has at least what it
+counted; a count that a power cut made too large is found by the digest.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
-import struct
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-_HEADER = 1024
-_READ = 1 << 20
-_MOST_PARTS = 4096
+from hub_tools.frontier import Digests, Frontier
+from hub_tools.journal import MOST_PARTS, Cut, Journal, received_earlier
+
+_WITHOUT_JOURNAL = 1 << 18  # a file this small is fetched again sooner than its state is kept
+UNKNOWN_SERVER = 7  # an earlier run fetched it, and did not note from where
 
 
 class SupersededError(Exception):
     """The file was started anew while this thread worked on an older try; drop the bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One byte range of a file."""
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A byte range that one thread fills from `position` on; others may shorten it meanwhile."""
 
-    start: int
+    position: int
     end: int  # exclusive
+    generation: int
 
     @property
-    def size(self) -> int:
-        return self.end - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class Digests:
-    """What a file hashes to: its own sha256, and the id git would give it."""
-
-    sha256: str
-    git_sha1: str | None = None
-
-
-class _Frontier:
-    """Hashes a file's bytes in order while parts of it arrive in any order."""
-
-    def __init__(self, size: int, *, git_id: bool) -> None:
-        self.position = 0
-        self.lock = threading.Lock()
-        self._retired = False
-        self._sha256 = hashlib.sha256()
-        self._git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if git_id else None
-
-    def retire(self) -> None:
-        """Wait for a thread that is hashing, and let none begin: the handle may go away then."""
-        with self.lock:
-            self._retired = True
-
-    def advance(self, handle: int, limit: int, offset: int = -1, data: bytes = b"") -> None:
-        """Hash up to `limit`; `data` are the bytes at `offset`, still in memory."""
-        while self.position < limit and not self._retired:
-            if self.position == offset:
-                chunk = data
-            else:
-                chunk = os.pread(handle, min(_READ, limit - self.position), self.position)
-            if not chunk:
-                raise OSError("a partial file became shorter while it was read")
-            self._sha256.update(chunk)
-            if self._git is not None:
-                self._git.update(chunk)
-            self.position += len(chunk)
-
-    def digests(self) -> Digests:
-        return Digests(self._sha256.hexdigest(), self._git.hexdigest() if self._git else None)
+    def left(self) -> int:
+        return self.end - self.position
 
 
 class PartialFile:
@@ -87,7 +46,7 @@ class PartialFile:
         place: the file's name once it is complete and verified.
         size: its length in bytes, above zero.
         identity: what the bytes are, such as a digest; leftovers of something else are dropped.
-        part_size: how the file is cut; a leftover keeps the cut it was made with.
+        part_size: how finely it is noted what is there; a leftover keeps the cut it was made with.
         git_id: compute the id of the git blob, too.
     """
 
@@ -96,15 +55,17 @@ class PartialFile:
     ) -> None:
         self.place, self.size = place, size
         self.generation = 0
-        self._identity, self._git_id = identity, git_id
-        self._part_size = max(1, min(part_size, size), -(-size // _MOST_PARTS))
-        self._partial, self._journal_path = leftovers(place)
+        self._git_id = git_id
+        self._cut = Cut(identity, size, max(1, min(part_size, size), -(-size // MOST_PARTS)))
+        self._partial, journal = leftovers(place)
+        self._journal = Journal(journal if size > _WITHOUT_JOURNAL else None)
         self._lock = threading.Lock()
-        self._handle = self._journal = -1
+        self._handle = -1
         self._done: list[int] = []
+        self._servers = bytearray()  # per part a bit for each source that brought some of it
         self._first_open = 0  # all parts before it are complete
         self._finishing = False
-        self._frontier = _Frontier(size, git_id=git_id)
+        self._frontier = Frontier(size, git_id=git_id)
 
     def try_open(self) -> bool:
         """Open and lock the leftover, or start anew; False while another process has it."""
@@ -121,58 +82,75 @@ class PartialFile:
             os.close(handle)
             return False
         self._handle = handle
-        self._journal = os.open(self._journal_path, flags, 0o644)
-        if not self._read_journal():
-            self._start_anew(self._part_size)
+        self._journal.open()
+        complete = os.fstat(handle).st_size == self.size
+        found = self._journal.read(self._cut.identity, self.size) if complete else None
+        if found is None:
+            self._start_anew()
+        else:
+            self._cut, self._done = found
+            self._servers = bytearray(1 << UNKNOWN_SERVER if done else 0 for done in self._done)
+            self.generation += 1
         return True
 
     @property
-    def parts(self) -> list[Part]:
-        starts = range(0, self.size, self._part_size)
-        return [Part(start, min(start + self._part_size, self.size)) for start in starts]
-
-    def part(self, index: int) -> Part:
-        start = index * self._part_size
-        return Part(start, min(start + self._part_size, self.size))
-
-    def missing(self) -> list[int]:
-        """Indices of the parts that are not complete."""
-        return [i for i, part in enumerate(self.parts) if self._done[i] < part.size]
+    def part_size(self) -> int:
+        return self._cut.part_size
 
     @property
     def received(self) -> int:
         return sum(self._done)
 
-    def position(self, index: int, generation: int) -> int:
-        """The file offset at which a part goes on.
+    def missing(self) -> list[tuple[int, int]]:
+        """Byte ranges (start, end) that are not there, in order; each ends where a part does."""
+        ranges: list[tuple[int, int]] = []
+        for index, done in enumerate(self._done):
+            start, end = index * self.part_size, self._end(index)
+            if start + done == end:
+                continue
+            if ranges and ranges[-1][1] == start and not done:
+                ranges[-1] = (ranges[-1][0], end)
+            else:
+                ranges.append((start + done, end))
+        return ranges
+
+    def lease(self, start: int, end: int) -> Lease:
+        """Begin to fill a range of `missing`, or a piece of one that ends where a part does."""
+        return Lease(start, end, self.generation)
+
+    def split(self, lease: Lease, at: int) -> Lease | None:
+        """Take the end of another thread's range away from it; from inside a part only all of it.
+
+        Returns:
+            The range taken; None when its owner was faster.
+        """
+        with self._lock:
+            at = max(at, lease.position)
+            if at != lease.position:
+                at = -(-at // self.part_size) * self.part_size
+            if at >= lease.end or lease.generation != self.generation:
+                return None
+            taken = Lease(at, lease.end, lease.generation)
+            lease.end = at
+            return taken
+
+    def write(self, lease: Lease, data: bytes, *, server: int = UNKNOWN_SERVER) -> int:
+        """Append `data` to a range, up to its end; returns how many bytes of the range are left.
 
         Raises:
             SupersededError: the file was started anew.
         """
         with self._lock:
-            self._check(generation)
-            return self.part(index).start + self._done[index]
-
-    def write(self, index: int, generation: int, data: bytes) -> None:
-        """Append `data` to a part; it must not reach past the part's end.
-
-        Raises:
-            SupersededError: the file was started anew.
-        """
-        with self._lock:
-            self._check(generation)
-            offset = self.part(index).start + self._done[index]
-            _write_all(self._handle, data, offset)
-            self._done[index] += len(data)
-            self._note(index)
-            limit = self._contiguous()
+            self._check(lease.generation)
+            view = memoryview(data)[: lease.left]
+            offset = lease.position
+            _write_all(self._handle, view, offset)
+            lease.position += len(view)
+            self._count(offset, lease.position, server)
+            left, limit = lease.left, self._contiguous()
             frontier, handle = self._frontier, self._handle
-        # whoever comes second leaves the hashing to the first, or to digests()
-        if frontier.position < limit and frontier.lock.acquire(blocking=False):
-            try:
-                frontier.advance(handle, limit, offset, data)
-            finally:
-                frontier.lock.release()
+        frontier.follow(handle, limit, offset, view)
+        return left
 
     def claim_finish(self, generation: int) -> bool:
         """Whether all parts are complete, and the caller is the first to ask."""
@@ -184,15 +162,10 @@ class PartialFile:
 
     def digests(self) -> Digests:
         """Hash what is not hashed yet; for the one that may finish."""
-        with self._frontier.lock:
-            self._frontier.advance(self._handle, self.size)
-        return self._frontier.digests()
+        return self._frontier.digests(self._handle, self.size)
 
-    def restart(self, generation: int, *, whole: bool = False) -> tuple[int, int]:
-        """Forget all bytes; `whole` makes the file one part.
-
-        Returns:
-            The new generation, and how many bytes were forgotten.
+    def restart(self, generation: int) -> int:
+        """Forget all bytes; returns how many.
 
         Raises:
             SupersededError: another thread did so first.
@@ -200,21 +173,45 @@ class PartialFile:
         with self._lock:
             self._check(generation)
             lost = sum(self._done)
-            self._start_anew(self.size if whole else self._part_size)
-            return self.generation, lost
+            self._start_anew()
+            return lost
+
+    def forget(self, parts: Iterable[int]) -> int:
+        """Forget some parts, and the hash of all; returns how many bytes are forgotten."""
+        with self._lock:
+            lost = 0
+            for index in parts:
+                lost += self._done[index]
+                self._done[index] = self._servers[index] = 0
+                self._journal.note(index, 0)
+            self._begin_generation()
+            return lost
+
+    def servers(self) -> bytes:
+        """Per part, the set of sources that brought bytes of it, as bits."""
+        return bytes(self._servers)
+
+    def part_digest(self, index: int) -> bytes:
+        """A short digest of one part as it is on disk."""
+        digest = hashlib.blake2b(digest_size=16)
+        position, end = index * self.part_size, self._end(index)
+        while chunk := os.pread(self._handle, min(1 << 20, end - position), position):
+            digest.update(chunk)
+            position += len(chunk)
+        return digest.digest()
 
     def commit(self) -> None:
         """Give the file its name, read-only: it may get more names, in snapshots."""
-        os.fsync(self._handle)
         os.fchmod(self._handle, 0o444)
+        os.fsync(self._handle)
         self._partial.replace(self.place)
-        self._journal_path.unlink(missing_ok=True)
+        self._journal.remove()
         self.close()
 
     def discard(self) -> None:
         """Remove the leftover."""
         self._partial.unlink(missing_ok=True)
-        self._journal_path.unlink(missing_ok=True)
+        self._journal.remove()
         self.close()
 
     def close(self) -> None:
@@ -222,69 +219,63 @@ class PartialFile:
         with self._lock:
             self.generation += 1
             self._frontier.retire()
-            for handle in (self._handle, self._journal):
-                if handle >= 0:
-                    os.close(handle)
-            self._handle = self._journal = -1
+            self._journal.close()
+            if self._handle >= 0:
+                os.close(self._handle)
+            self._handle = -1
 
     def _check(self, generation: int) -> None:
         if generation != self.generation:
             raise SupersededError
 
+    def _end(self, index: int) -> int:
+        return min((index + 1) * self.part_size, self.size)
+
+    def _count(self, start: int, end: int, server: int) -> None:
+        if start == end:
+            return
+        first, last = start // self.part_size, (end - 1) // self.part_size
+        for index in range(first, last + 1):
+            self._done[index] = min(end, self._end(index)) - index * self.part_size
+            self._servers[index] |= 1 << server
+        self._journal.note(first, *self._done[first : last + 1])
+
     def _contiguous(self) -> int:
-        count = len(self._done)
+        count, size = len(self._done), self.part_size
         while (
             self._first_open < count
-            and self._done[self._first_open] == self.part(self._first_open).size
+            and self._done[self._first_open]
+            == self._end(self._first_open) - self._first_open * size
         ):
             self._first_open += 1
         if self._first_open == count:
             return self.size
-        return self.part(self._first_open).start + self._done[self._first_open]
+        return self._first_open * size + self._done[self._first_open]
 
-    def _start_anew(self, part_size: int) -> None:
+    def _start_anew(self) -> None:
+        self._done = [0] * self._cut.parts
+        self._servers = bytearray(self._cut.parts)
+        self._begin_generation()
+        self._journal.begin(self._cut)
+        os.ftruncate(self._handle, self.size)
+
+    def _begin_generation(self) -> None:
         self.generation += 1
-        self._part_size = part_size
-        self._done = [0] * -(-self.size // part_size)
         self._first_open = 0
         self._finishing = False
         self._frontier.retire()
-        self._frontier = _Frontier(self.size, git_id=self._git_id)
-        # the counts go first: stale ones beside a new header would be believed
-        os.ftruncate(self._journal, 0)
-        os.ftruncate(self._handle, self.size)
-        header = json.dumps(self._header()).encode().ljust(_HEADER)
-        os.pwrite(self._journal, header + bytes(8 * len(self._done)), 0)
-
-    def _header(self) -> dict[str, Any]:
-        return {"identity": self._identity, "size": self.size, "part_size": self._part_size}
-
-    def _read_journal(self) -> bool:
-        if os.fstat(self._handle).st_size != self.size:
-            return False
-        data = os.pread(self._journal, _HEADER + 8 * _MOST_PARTS, 0)
-        try:
-            header = json.loads(data[:_HEADER])
-            part_size = int(header["part_size"])
-        except (ValueError, KeyError, TypeError):
-            return False
-        counts = data[_HEADER:]
-        if part_size < 1 or len(counts) != 8 * -(-self.size // part_size):
-            return False
-        if header != self._header() | {"part_size": part_size}:
-            return False
-        self._part_size = part_size
-        self._done = list(struct.unpack(f"<{len(counts) // 8}Q", counts))
-        self.generation += 1
-        return all(done <= part.size for done, part in zip(self._done, self.parts, strict=True))
-
-    def _note(self, index: int) -> None:
-        os.pwrite(self._journal, struct.pack("<Q", self._done[index]), _HEADER + 8 * index)
+        self._frontier = Frontier(self.size, git_id=self._git_id)
 
 
 def leftovers(place: Path) -> tuple[Path, Path]:
     """The names beside `place` for its bytes, and for the count of them."""
     return place.with_name(f"{place.name}.partial"), place.with_name(f"{place.name}.parts.partial")
+
+
+def bytes_kept(place: Path, identity: str, size: int) -> int:
+    """How many bytes of a file an earlier run left beside its place."""
+    partial, journal = leftovers(place)
+    return received_earlier(journal, identity, size) if partial.is_file() else 0
 
 
 def bytes_on_disk(place: Path) -> int:
@@ -295,8 +286,7 @@ def bytes_on_disk(place: Path) -> int:
         return 0
 
 
-def _write_all(handle: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
+def _write_all(handle: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(handle, view, offset)
         view = view[written:]

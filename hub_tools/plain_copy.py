@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hub_tools.hubs import Located, Surroundings
-from hub_tools.landing import Landed, check_not_moved, digest_agrees, key_of, land, store_place
+from hub_tools.landing import (
+    Landed,
+    PlaceOf,
+    check_not_moved,
+    digest_agrees,
+    key_of,
+    land,
+    missing_files,
+    store_place,
+)
 from hub_tools.local_manifest import local_manifest, without_manifest
+from hub_tools.mirrors import MirrorName, find_mirrors
 from hub_tools.protocol import Pin, RemoteFile
 from hub_tools.stored import is_complete
 from model_store.errors import TargetExistsError
@@ -43,6 +54,7 @@ def download_to(
     files: Sequence[RemoteFile],
     around: Surroundings,
     *,
+    also: Sequence[MirrorName] = (),
     verify: bool,
 ) -> Path:
     """Fetch files into a folder of the user's, or complete and repair an older run's.
@@ -59,9 +71,12 @@ def download_to(
             rest = [file for file in files if file.path not in kept]
             # the published manifest is not kept as a file, so it always seems to be missing
             if old is None or any(file.path != MANIFEST_NAME for file in rest):
-                landed = _land(target, located, rest, around)
+                landed = _land(target, located, rest, around, also)
                 _write(target, old, located.pin, landed, kept)
-            shutil.rmtree(_incoming(target), ignore_errors=True)
+            if _incoming(target).is_dir():
+                shutil.rmtree(_incoming(target), ignore_errors=True)
+                # the files lost their other name just now: that is no change of their bytes
+                os.utime(target / MANIFEST_NAME)
         finally:
             lock.unlink(missing_ok=True)
     return target
@@ -80,7 +95,10 @@ def _older_copy(target: Path, pin: Pin) -> Manifest | None:
     wanted = (pin.hub, pin.repo_id, pin.commit)
     if source is None or (source.hub, source.repo_id, source.commit) != wanted:
         held = f"{source.repo_id} at {source.commit}" if source else "a snapshot made here"
-        raise TargetExistsError(f"{target} holds {held}", hint="Choose another target.")
+        raise TargetExistsError(
+            f"{target} holds {held}",
+            hint="Choose another folder, or remove this one: what it holds is not overwritten.",
+        )
     return old
 
 
@@ -94,28 +112,54 @@ def _kept(
         place = inside(target, file.path)
         if entry is None or not place.is_file() or place.stat().st_size != entry.size:
             continue
-        if verify and sha256_file(place) != entry.sha256:
+        if (verify or _is_touched(target, place)) and sha256_file(place) != entry.sha256:
             continue
         kept[file.path] = Landed(entry, place)
     return kept
 
 
+def _is_touched(target: Path, place: Path) -> bool:
+    """Whether a file was written to after the manifest; bytes that rot on the disk do not show."""
+    return place.stat().st_ctime_ns > (target / MANIFEST_NAME).stat().st_ctime_ns
+
+
 def _land(
-    target: Path, located: Located, files: Sequence[RemoteFile], around: Surroundings
+    target: Path,
+    located: Located,
+    files: Sequence[RemoteFile],
+    around: Surroundings,
+    also: Sequence[MirrorName],
 ) -> list[Landed]:
-    in_store = store_place(around.home, located.pin)
+    place_of = _places(target, located.pin, files, around)
+    mirrors = find_mirrors(also, around)
+    landed = land(located, files, place_of, around, mirrors=mirrors)
+    check_not_moved(located)
+    return landed
+
+
+def missing_in(
+    target: Path, pin: Pin, files: Sequence[RemoteFile], around: Surroundings
+) -> tuple[list[RemoteFile], PlaceOf]:
+    """What `download_to` would fetch, and where to; nothing is changed."""
+    kept = _kept(target, _older_copy(target, pin), files, verify=False)
+    rest = [file for file in files if file.path not in kept and file.path != MANIFEST_NAME]
+    place_of = _places(target, pin, rest, around)
+    return missing_files(rest, place_of, remove=False), place_of
+
+
+def _places(target: Path, pin: Pin, files: Sequence[RemoteFile], around: Surroundings) -> PlaceOf:
+    """Where each file's bytes are taken from: the store where it has them."""
+    in_store = store_place(around.home, pin)
     incoming = _incoming(target)
 
     def choose(file: RemoteFile) -> Path:
         blob = in_store(file)
         if blob.is_file() and blob.stat().st_size == file.size and digest_agrees(file, blob):
             return blob
-        return incoming / key_of(located.pin, file)
+        return incoming / key_of(pin, file)
 
     places = {file.path: choose(file) for file in files}
-    landed = land(located, files, lambda file: places[file.path], around)
-    check_not_moved(located)
-    return landed
+    return lambda file: places[file.path]
 
 
 def _write(

@@ -103,3 +103,11 @@ class HubClient(Protocol):
     def location(self, pin: Pin, path: str) -> str:
         """The URL of a file at the hub; it may redirect to signed storage, anew each time."""
         ...
+
+    def page(self, repo_id: str) -> str:
+        """The URL of a repository's page, for people."""
+        ...
+
+    def account(self) -> str | None:
+        """The name of the account whose token is used, where the hub says it; never raises."""
+        ...

@@ -105,7 +105,14 @@ def _check_complete(folder: Path, manifest: Manifest) -> None:
 
 def _check_parity(folder: Path, manifest: Manifest, *, waived: bool, progress: Progress) -> None:
     records = read_records(folder, candidate=manifest.content_digest)
-    parity = [record for record in records if record.name.startswith(_PARITY)]
+    # a snapshot held against itself proves nothing, nor does a record without a measurement
+    parity = [
+        record
+        for record in records
+        if record.name.startswith(_PARITY)
+        and record.reference not in (None, record.candidate)
+        and any(measurement.primary for measurement in record.measurements)
+    ]
     red = [record.name for record in parity if not record.green]
     if parity and not red:
         return

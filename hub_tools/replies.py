@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hub_tools.errors import (
@@ -17,7 +17,10 @@ from hub_tools.errors import (
     RepoNotFoundError,
     RevisionNotFoundError,
 )
-from hub_tools.http import Http, Origin
+from hub_tools.http import Http
+from hub_tools.origins import Origin
+
+Account = Callable[[], str | None]
 
 _LOGIN = {
     "modelscope": "Set MODELSCOPE_API_TOKEN, or run `modelscope login`",
@@ -25,7 +28,16 @@ _LOGIN = {
 }
 
 
-def refusal(hub: str, http: Http, status: int, what: str, *, said: str = "") -> HubError:
+def refusal(
+    hub: str,
+    http: Http,
+    status: int,
+    what: str,
+    *,
+    said: str = "",
+    page: str = "",
+    account: Account = lambda: None,
+) -> HubError:
     """Make the error for an HTTP status of 400 or more.
 
     Args:
@@ -34,6 +46,8 @@ def refusal(hub: str, http: Http, status: int, what: str, *, said: str = "") -> 
         status: the HTTP status.
         what: what was asked for, such as a repository's id.
         said: the hub's own words.
+        page: the repository's page, where access is asked for.
+        account: asks the hub whose token this is.
     """
     place = f"{hub} ({Origin.of(http.endpoint).host})"
     words = f": {tame(said)}" if said else ""
@@ -44,8 +58,7 @@ def refusal(hub: str, http: Http, status: int, what: str, *, said: str = "") -> 
             f"{place} does not accept the token for {what}{words}", hint=f"{_LOGIN[hub]} again."
         )
     if status == 403:
-        hint = None if http.token else f"{_LOGIN[hub]}; then ask for access on its page."
-        return GatedError(f"{place} does not allow {what}{words}", hint=hint)
+        return _gated(hub, http, f"{place} does not allow", f"{what}{words}", page, account)
     if status == 404:
         return EntryNotFoundError(f"{place} has no {what}{words}")
     if status == 429:
@@ -53,6 +66,20 @@ def refusal(hub: str, http: Http, status: int, what: str, *, said: str = "") -> 
     if status >= 500:
         return HubUnreachableError(f"{place} fails with {status} for {what}{words}")
     return HubProtocolError(f"{place} answered {status} for {what}{words}")
+
+
+def _gated(hub: str, http: Http, start: str, what: str, page: str, account: Account) -> GatedError:
+    """Say who was refused, what to accept and where."""
+    where = f" at {page}" if page else " on its page"
+    if http.token is None:
+        login = f"{_LOGIN[hub]}; then accept its terms, or ask for access,{where}."
+        return GatedError(f"{start} {what} without a login", hint=login)
+    name = account()
+    who = f"account {tame(name)!r}" if name else "the account of this token"
+    return GatedError(
+        f"{start} {what} for {who}",
+        hint=f"Log in there as that account and accept the terms, or ask for access,{where}.",
+    )
 
 
 def repo_not_found(hub: str, http: Http, repo_id: str) -> RepoNotFoundError:

@@ -15,14 +15,18 @@ from hub_tools.landing import (
     land,
     missing_files,
     store_place,
+    wanted_files,
 )
 from hub_tools.local_manifest import local_manifest, without_manifest
+from hub_tools.mirrors import MirrorName, find_mirrors, parse_mirror
 from hub_tools.names import LOCAL, FolderName, RepoName, is_commit, parse_name, parse_repo
-from hub_tools.plain_copy import download_to, export_snapshot
+from hub_tools.partial_file import bytes_kept
+from hub_tools.plain_copy import download_to, export_snapshot, missing_in
 from hub_tools.protocol import Pin, RemoteFile
 from hub_tools.selection import Selection
 from hub_tools.stored import (
     LATEST,
+    changed_files,
     find_stored,
     is_complete,
     local_result,
@@ -52,6 +56,7 @@ class _Request:
     selection: Selection
     verify: bool
     around: Surroundings
+    also: tuple[MirrorName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,16 @@ class DownloadPlan:
     pin: Pin
     files: tuple[RemoteFile, ...]  # all that are selected
     missing: tuple[RemoteFile, ...]  # those that would be fetched
+    kept_bytes: int = 0  # of those, what an earlier run left
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size for file in self.files)
 
     @property
     def missing_bytes(self) -> int:
-        return sum(file.size for file in self.missing)
+        """What would come over the network."""
+        return sum(file.size for file in self.missing) - self.kept_bytes
 
 
 def download_snapshot(
@@ -75,6 +86,7 @@ def download_snapshot(
     offline: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    also: Sequence[str] = (),
     verify: bool = False,
     progress: Progress | None = None,
     around: Surroundings | None = None,
@@ -90,6 +102,8 @@ def download_snapshot(
         offline: ask no hub; use what the store has.
         include: patterns of the only files wanted.
         exclude: patterns of files not wanted.
+        also: other repositories that have the same files, as `hub:owner/name` or as a URL; equal
+            files come from all of them at once.
         verify: hash what is here already, and fetch again what is damaged.
         progress: told about bytes as they arrive.
         around: store, endpoints and tokens; by default the environment's.
@@ -105,6 +119,7 @@ def download_snapshot(
         Selection(tuple(include), tuple(exclude)),
         verify,
         _around(around, progress),
+        tuple(parse_mirror(text) for text in also),
     )
     target = Path(target).expanduser().absolute() if target is not None else None
     if request.name.hub == LOCAL:
@@ -117,7 +132,7 @@ def download_snapshot(
     if is_commit(request.name.revision or "") and not verify:
         # a commit cannot move, so there is nothing to ask
         stored = find_stored(home, request.name, suffix=suffix)
-        if stored is not None:
+        if stored is not None and not changed_files(stored):
             return stored
     return _download_into_store(request)
 
@@ -163,15 +178,25 @@ def plan_download(
     revision: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    target: Path | None = None,
     progress: Progress | None = None,
     around: Surroundings | None = None,
 ) -> DownloadPlan:
-    """Say what a download into the store would fetch, without fetching a file."""
+    """Say what a download would fetch, without fetching a file; see `download_snapshot`."""
     around = _around(around, progress)
+    target = Path(target).expanduser().absolute() if target is not None else None
     located = locate(_repo(source).at(revision), around)
     files = _selected(located, Selection(tuple(include), tuple(exclude)))
-    missing = missing_files(files, store_place(around.home, located.pin))
-    return DownloadPlan(located.pin, files, tuple(missing))
+    if target is not None:
+        missing, place_of = missing_in(target, located.pin, files, around)
+    else:
+        place_of = store_place(around.home, located.pin)
+        missing = missing_files(files, place_of, remove=False)
+    kept = sum(
+        bytes_kept(wanted.place, wanted.identity, wanted.file.size)
+        for wanted in wanted_files(located, missing, place_of)
+    )
+    return DownloadPlan(located.pin, files, tuple(missing), kept)
 
 
 def _repo(source: str | RepoName) -> RepoName:
@@ -212,7 +237,9 @@ def _download_to(target: Path, request: _Request) -> Path:
     check_target(target, replace=True)  # before a hub is asked
     located = locate(request.name, request.around)
     files = _selected(located, request.selection)
-    return download_to(target, located, files, request.around, verify=request.verify)
+    return download_to(
+        target, located, files, request.around, also=request.also, verify=request.verify
+    )
 
 
 def _download_into_store(request: _Request) -> Path:
@@ -224,17 +251,25 @@ def _download_into_store(request: _Request) -> Path:
     )
     lock = around.home.lock(f"{pin.hub}/{name.repo_id}/{folder.name}")
     with exclusive(lock, what=str(name)):
-        if not is_complete(folder) or (request.verify and not _is_sound(folder, around)):
+        if not is_complete(folder):
             _fill_store(folder, located, request)
+        elif not _is_sound(folder, request):
+            _fill_store(folder, located, replace(request, verify=True))
             if request.verify:
                 verify_snapshot(folder)  # a damaged record cannot be fetched: say so
     remember(around.home, name, pin)
     return folder
 
 
-def _is_sound(folder: Path, around: Surroundings) -> bool:
+def _is_sound(folder: Path, request: _Request) -> bool:
+    """Whether a complete snapshot has the right bytes; without `verify` only what was touched."""
+    if not request.verify:
+        for entry in changed_files(folder):
+            log.warning("%s was changed in the store; fetching it again", entry.path)
+            return False
+        return True
     try:
-        verify_snapshot(folder, progress=around.progress)
+        verify_snapshot(folder, progress=request.around.progress)
     except DigestMismatchError as error:
         log.warning("%s", error)
         return False
@@ -245,7 +280,8 @@ def _fill_store(folder: Path, located: Located, request: _Request) -> None:
     around = request.around
     files = _selected(located, request.selection)
     place_of = store_place(around.home, located.pin)
-    landed = land(located, files, place_of, around, verify=request.verify)
+    mirrors = find_mirrors(request.also, around)
+    landed = land(located, files, place_of, around, mirrors=mirrors, verify=request.verify)
     check_not_moved(located)
     stored = into_store(around.home, landed)
     added = _added_in_place(folder, stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hub_tools.errors import OfflineError
@@ -9,8 +10,8 @@ from hub_tools.hubs import hubs_for
 from hub_tools.names import LOCAL, RepoName, hub_revision, is_commit, is_listing_pin
 from hub_tools.protocol import Pin
 from model_store.errors import NotASnapshotError, StoreError
-from model_store.files import write_text
-from model_store.manifest import read_manifest
+from model_store.files import sha256_file, write_text
+from model_store.manifest import MANIFEST_NAME, FileEntry, read_manifest
 from model_store.paths import inside
 from model_store.places import Home
 
@@ -75,6 +76,25 @@ def is_complete(folder: Path) -> bool:
         place.is_file() and not place.is_symlink() and place.stat().st_size == entry.size
         for entry, place in zip(entries, places, strict=True)
     )
+
+
+def changed_files(folder: Path) -> list[FileEntry]:
+    """The files of a complete snapshot that were written to after its manifest, and differ from it.
+
+    One whose bytes are right after all is not looked at again. The time of change counts, which
+    nobody can put back; another snapshot's link to the same bytes moves it, too.
+    """
+    manifest = folder / MANIFEST_NAME
+    written = manifest.stat().st_ctime_ns
+    touched = [
+        entry
+        for entry in read_manifest(folder).files
+        if inside(folder, entry.path).stat().st_ctime_ns > written
+    ]
+    changed = [e for e in touched if sha256_file(inside(folder, e.path)) != e.sha256]
+    if touched and not changed:
+        os.utime(manifest)
+    return changed
 
 
 def _commit(home: Home, hub: str, name: RepoName) -> str | None:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,7 +73,7 @@ def lfs_entry(path: str, size: int, sha256: str) -> Entry:
     return Entry(path, size, sha256, git_blob_id(pointer(sha256, size)), lfs=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that the id can be kept
 class Commit:
     """One state of a repository. `created` is shown to clients and is no part of the id."""
 
@@ -82,7 +82,7 @@ class Commit:
     message: str
     created: float
 
-    @property
+    @cached_property
     def id(self) -> str:
         listing = [
             {"path": e.path, "size": e.size, "sha256": e.sha256, "lfs": e.lfs} for e in self.files
@@ -91,7 +91,11 @@ class Commit:
         return hashlib.sha1(canonical_json(named), usedforsecurity=False).hexdigest()
 
     def entry(self, path: str) -> Entry | None:
-        return next((entry for entry in self.files if entry.path == path), None)
+        return self._by_path.get(path)
+
+    @cached_property
+    def _by_path(self) -> dict[str, Entry]:
+        return {entry.path: entry for entry in self.files}
 
     def json(self) -> dict[str, Any]:
         return {

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _JSON_LIMIT = 128 << 20  # inline commits carry files as base64
 _DRAIN_LIMIT = 16 << 20  # an unread body up to this size is worth a kept connection
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,12}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?\Z|\[[0-9A-Fa-f:.]+\](:\d+)?\Z")

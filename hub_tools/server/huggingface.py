@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
@@ -34,6 +35,8 @@ class HuggingFaceReads:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        # a long listing is asked for page by page
+        self._listed = lru_cache(maxsize=8)(self._tree_of)
 
     def routes(self) -> list[Route]:
         api = "/api/models/{repo}"
@@ -101,13 +104,18 @@ class HuggingFaceReads:
 
     def tree(self, request: Request, values: Values) -> Response:
         repo = self._hub.readable(request, values["repo"])
-        commit_id, commit = self._hub.pinned(repo, values["rev"])
+        commit_id, _ = self._hub.pinned(repo, values["rev"])
         folder = values.get("path", "").strip("/")
         recursive = request.query.get("recursive", "").lower() == "true"
-        items = list(_tree(commit.files, folder, recursive=recursive))
+        items = self._listed(repo.id, commit_id, folder, recursive)
         if folder and not items:
             raise _no_file(repo, commit_id, folder)
         return self._page(request, items)
+
+    def _tree_of(self, repo_id: str, commit_id: str, folder: str, recursive: bool) -> list[Any]:
+        repo = self._hub.repositories.find(repo_id)
+        commit = self._hub.repositories.commit(repo, commit_id) if repo else None
+        return list(_tree(commit.files, folder, recursive=recursive)) if commit else []
 
     def paths_info(self, request: Request, values: Values) -> Response:
         repo = self._hub.readable(request, values["repo"])
@@ -203,8 +211,13 @@ def _file_item(entry: Entry) -> dict[str, Any]:
 
 def folder_paths(paths: Iterable[str]) -> list[str]:
     """Every folder that holds one of `paths`, sorted."""
-    found = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
-    return sorted(found - {"."})
+    found: set[str] = set()
+    for path in paths:
+        parent = path.rpartition("/")[0]
+        while parent and parent not in found:
+            found.add(parent)
+            parent = parent.rpartition("/")[0]
+    return sorted(found)
 
 
 def below(path: str, folder: str, *, recursive: bool) -> bool:

@@ -143,6 +143,11 @@ class Repositories:
             raise Problem(Reason.REVISION_NOT_FOUND, f"{repo.id} has no revision {asked!r}")
         return found
 
+    def holds(self, repo_id: str, commit_id: str) -> bool:
+        """Whether a repository has a commit, without reading it."""
+        repo = self.find(repo_id)
+        return repo is not None and self._commit_path(repo, commit_id).is_file()
+
     def commit(self, repo: Repository, commit_id: str) -> Commit:
         return read_commit(self._commit_path(repo, commit_id))
 

@@ -6,10 +6,10 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from hub_tools.http import RetryPolicy
 from hub_tools.hubs import Surroundings
+from hub_tools.retries import RetryPolicy
 from hub_tools.settings import HubAccess, Network, Secret, Settings
-from hub_tools.transfer import TransferOptions
+from hub_tools.transfer_options import TransferOptions
 from model_store.places import Home
 
 REPO = "qwen/tiny"
@@ -41,7 +41,10 @@ def reach(
     return Surroundings(
         home=Home(home),
         settings=Settings(access, access, Network({})),
-        transfer=transfer or TransferOptions(connections=4, part_size=100_000),
+        transfer=transfer
+        or TransferOptions(
+            connections=4, part_size=100_000, smallest_request=100_000, largest_request=100_000
+        ),
         retry=IMPATIENT,
     )
 

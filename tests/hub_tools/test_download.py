@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from hub_tools import adopt, download, verify
+from hub_tools.download_options import parse_rate
 from hub_tools.server.app import running_hub
+from model_store.errors import UsageError
 from model_store.manifest import MANIFEST_NAME, read_manifest
 from tests.hub_tools.checkpoints import FILES, REPO, contents, write_files
-from tests.hub_tools.faulty_hub import FaultyHub, faulty_hub, held_at
+from tests.hub_tools.faulty_hub import Answer, Fault, FaultyHub, faulty_hub, held_at, refused
 
 TOKEN = "a-token-that-must-not-be-printed"
 
@@ -162,6 +164,130 @@ def test_a_stopped_download_goes_on_with_the_rest(
     assert request.range is not None
     assert int(request.range.removeprefix("bytes=").split("-")[0]) >= 180_000
     assert hub.requests("FilePath=config") == []
+
+
+def test_an_interrupt_does_not_wait_for_a_hub_that_is_silent(
+    hub: FaultyHub, tmp_path: Path
+) -> None:
+    def silent(answer: Answer) -> Answer:
+        answer.wait = 60
+        return answer
+
+    hub.always["FilePath=model"] = silent
+    with started(REPO) as process:
+        deadline = time.monotonic() + 30
+        while not hub.requests("FilePath=model") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        pressed = time.monotonic()
+        _, err = process.communicate(timeout=30)
+
+    assert time.monotonic() - pressed < 4
+    assert process.returncode == 130
+    assert "stopped: " in err
+    assert "interrupted: run the same command again" in err
+
+
+def test_equal_files_come_from_both_hubs(
+    hub: FaultyHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = download.main([f"modelscope:{REPO}", "--also", f"huggingface:{REPO}", "--json"])
+
+    out, _ = capsys.readouterr()
+    result = json.loads(out)
+    assert status == 0
+    assert [row["source"] for row in result["sources"]] == ["modelscope", "huggingface"]
+    assert sum(row["bytes"] for row in result["sources"]) == result["bytes"]
+    assert contents(Path(result["path"])) == FILES
+
+
+@pytest.mark.parametrize("also", ["huggingface:qwen/none", "http://127.0.0.1:1/qwen/tiny"])
+def test_a_mirror_that_has_nothing_does_no_harm(
+    hub: FaultyHub, also: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = download.main([f"modelscope:{REPO}", "--also", also])
+
+    out, err = capsys.readouterr()
+    assert status == 0
+    assert contents(Path(out.strip())) == FILES
+    assert "is not used: " in err
+
+
+def test_a_mirror_may_be_an_address_and_gets_no_token(
+    hub: FaultyHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with faulty_hub(hub.upstream) as other:
+        status = download.main([f"modelscope:{REPO}", "--also", f"{other.endpoint}/{REPO}"])
+
+        assert status == 0
+        assert other.seen
+        assert all("authorization" not in seen.headers for seen in other.seen)
+
+
+def test_a_dry_run_counts_what_an_earlier_run_left(
+    hub: FaultyHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = threading.Event()
+    hub.faults["FilePath=model"] = [held_at(300_000, release)]
+    with started(REPO) as process:
+        wait_until_only_the_weights_are_missing(tmp_path / "home")
+        process.kill()
+    release.set()
+
+    status = download.main([REPO, "--dry-run", "--json", "--quiet"])
+
+    plan = json.loads(capsys.readouterr().out)
+    assert status == 0
+    assert plan["missing"] == ["model.safetensors"]
+    assert plan["total_bytes"] == sum(map(len, FILES.values()))
+    assert plan["kept_bytes"] >= 150_000
+    assert plan["missing_bytes"] == 600_000 - plan["kept_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("20MB", 20e6), ("1.5 GB/s", 1.5e9), ("500kB", 5e5), ("64KiB", 65536), ("2000", 2000)],
+)
+def test_rates_read_as_people_write_them(text: str, rate: float) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1MB", "10", "nanMB", "1e9", "20Mb/h"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("hub_name", ["modelscope", "huggingface"])
+def test_a_gated_repository_says_who_must_accept_what_and_where(
+    hub: FaultyHub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    hub_name: str,
+) -> None:
+    for variable in ("HF_TOKEN", "MODELSCOPE_API_TOKEN"):
+        monkeypatch.setenv(variable, TOKEN)
+    for piece in ("/repo/files", "/revision/", "/revisions"):
+        hub.always[piece] = refused(403, X_Error_Code="GatedRepo")
+    hub.always["/whoami-v2"] = as_json({"name": "ada"})
+    hub.always["/users/me"] = as_json({"data": {"username": "ada"}})
+
+    status = download.main([f"{hub_name}:{REPO}", "--quiet"])
+
+    message, hint = capsys.readouterr().err.splitlines()
+    assert status == 4
+    assert "'ada'" in message
+    assert "not found" not in message + hint
+    assert f"{hub.endpoint}/" in hint
+    assert REPO in hint
+
+
+def as_json(value: object) -> Fault:
+    def fault(answer: Answer) -> Answer:
+        return Answer(200, {}, json.dumps(value).encode())
+
+    return fault
 
 
 def test_help_answers_without_loading_the_network(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from hub_tools.errors import HubProtocolError, HubUnreachableError
-from hub_tools.http import Http, Origin, RetryPolicy, retry_after, shown_url
+from hub_tools.http import Http
 from hub_tools.modelscope import modelscope_client
+from hub_tools.origins import Origin, shown_url
+from hub_tools.retries import RetryPolicy, retry_after
 from hub_tools.server.app import running_hub
 from hub_tools.settings import HubAccess, Network, Secret
 from tests.hub_tools.checkpoints import FILES, IMPATIENT, write_files

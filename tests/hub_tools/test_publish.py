@@ -15,9 +15,10 @@ import pytest
 
 from hub_tools import publish
 from hub_tools.errors import HeadMovedError
-from hub_tools.http import Http, RetryPolicy
+from hub_tools.http import Http
 from hub_tools.huggingface_writer import HuggingFaceWriter
 from hub_tools.publishable import LocalFile
+from hub_tools.retries import RetryPolicy
 from hub_tools.server.app import RunningHub, running_hub
 from hub_tools.server.http import HttpServer, Request, Response
 from hub_tools.settings import Network, Secret

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hub_tools.errors import (
     RevisionMovedError,
     RevisionNotFoundError,
 )
-from hub_tools.http import RetryPolicy
+from hub_tools.retries import RetryPolicy
 from hub_tools.server.app import running_hub
 from hub_tools.snapshots import download_snapshot, local_target, plan_download, resolve_snapshot
 from hub_tools.stored import is_complete
@@ -245,8 +246,7 @@ def test_verify_finds_and_mends_changed_bytes_and_keeps_records(
     write_files(folder, {"records/parity.json": b"{}"})
     refresh_manifest(folder)
     (folder / "config.json").chmod(0o644)
-    with (folder / "config.json").open("r+b") as damaged:
-        damaged.write(b"X")
+    rot(folder / "config.json")
 
     download_snapshot(REPO, around=around)
     still_damaged = (folder / "config.json").read_bytes()
@@ -255,6 +255,32 @@ def test_verify_finds_and_mends_changed_bytes_and_keeps_records(
     assert still_damaged[:1] == b"X"
     assert contents(folder) == {**FILES, "records/parity.json": b"{}"}
     verify_snapshot(folder)
+
+
+def rot(file: Path) -> None:
+    """Change a byte as a failing disk does: no time stamp tells."""
+    before = file.stat()
+    with file.open("r+b") as damaged:
+        damaged.write(b"X")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(file.parent / MANIFEST_NAME)  # the time of change cannot be put back, but outdone
+
+
+@pytest.mark.parametrize("by_commit", [False, True])
+def test_a_file_that_was_written_to_is_noticed_without_being_asked(
+    hub: FaultyHub, tmp_path: Path, by_commit: bool
+) -> None:
+    around = reach(hub.endpoint, tmp_path / "home")
+    folder = download_snapshot(REPO, around=around)
+    commit = read_manifest(folder).source.commit  # type: ignore[union-attr]
+    weights = folder / "model.safetensors"
+    weights.chmod(0o644)
+    with weights.open("r+b") as damaged:
+        damaged.write(b"X")
+
+    again = download_snapshot(REPO, revision=commit if by_commit else None, around=around)
+
+    assert contents(again) == FILES
 
 
 def test_a_part_of_a_repository_does_not_pass_for_the_whole(hub: FaultyHub, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hub_tools.disk_space import check_disk_space
 from hub_tools.errors import (
     DiskSpaceError,
     GitDigestMismatchError,
@@ -15,12 +16,15 @@ from hub_tools.errors import (
     SizeMismatchError,
     TransferError,
 )
-from hub_tools.http import Http, RetryPolicy
+from hub_tools.http import Http
 from hub_tools.partial_file import PartialFile, leftovers
 from hub_tools.protocol import RemoteFile
+from hub_tools.retries import RetryPolicy
 from hub_tools.server.app import running_hub
 from hub_tools.settings import Network, Secret
-from hub_tools.transfer import TransferOptions, Wanted, check_disk_space, fetch
+from hub_tools.sources import Offer, Source, Wanted
+from hub_tools.transfer import fetch
+from hub_tools.transfer_options import TransferOptions
 from model_store.errors import DigestMismatchError
 from model_store.progress import NoProgress
 from tests.hub_tools.checkpoints import FILES, IMPATIENT, REPO, WEIGHTS, write_files
@@ -39,7 +43,9 @@ from tests.hub_tools.faulty_hub import (
 
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 WHOLE = TransferOptions(connections=4, part_size=10 << 20)
-PARTS = TransferOptions(connections=4, part_size=100_000)
+PARTS = TransferOptions(
+    connections=4, part_size=100_000, smallest_request=100_000, largest_request=100_000
+)
 BOTH = pytest.mark.parametrize("options", [WHOLE, PARTS], ids=["whole", "parts"])
 
 
@@ -50,15 +56,20 @@ def hub(tmp_path: Path) -> Iterator[FaultyHub]:
         yield proxy
 
 
-def weights(hub: FaultyHub, folder: Path) -> Wanted:
-    url = f"{hub.endpoint}/{REPO}/resolve/main/model.safetensors"
+def source(hub: FaultyHub, *, label: str = "huggingface", retry: RetryPolicy = IMPATIENT) -> Source:
+    http = Http(hub.endpoint, Network({}), Secret("token"), retry=retry)
+    return Source(
+        label, "huggingface", http, lambda path: f"{hub.endpoint}/{REPO}/resolve/main/{path}"
+    )
+
+
+def weights(hub: FaultyHub, folder: Path, *, retry: RetryPolicy = IMPATIENT) -> Wanted:
     file = RemoteFile("model.safetensors", len(WEIGHTS), SHA256)
-    return Wanted(file, url, folder / "model.safetensors")
+    return Wanted(file, folder / "model.safetensors", (Offer(source(hub, retry=retry), file.path),))
 
 
-def run(hub: FaultyHub, *wanted: Wanted, options: TransferOptions) -> dict[Path, str]:
-    http = Http(hub.endpoint, Network({}), Secret("token"), retry=IMPATIENT)
-    return fetch("huggingface", http, wanted, options=options, progress=NoProgress())
+def run(*wanted: Wanted, options: TransferOptions) -> dict[Path, str]:
+    return fetch(wanted, options=options, progress=NoProgress()).digests
 
 
 def names(folder: Path) -> list[str]:
@@ -71,7 +82,7 @@ def test_a_file_arrives_and_nothing_else_stays(
 ) -> None:
     wanted = weights(hub, tmp_path / "out")
 
-    digests = run(hub, wanted, options=options)
+    digests = run(wanted, options=options)
 
     assert digests == {wanted.place: SHA256}
     assert wanted.place.read_bytes() == WEIGHTS
@@ -79,14 +90,14 @@ def test_a_file_arrives_and_nothing_else_stays(
 
 
 def test_a_large_file_comes_in_ranges(hub: FaultyHub, tmp_path: Path) -> None:
-    run(hub, weights(hub, tmp_path / "out"), options=PARTS)
+    run(weights(hub, tmp_path / "out"), options=PARTS)
 
     ranges = sorted(seen.range or "" for seen in hub.seen)
     assert ranges == sorted(f"bytes={n}-{n + 99_999}" for n in range(0, 600_000, 100_000))
 
 
 def test_one_worker_needs_one_connection(hub: FaultyHub, tmp_path: Path) -> None:
-    run(hub, weights(hub, tmp_path / "out"), options=replace(PARTS, connections=1))
+    run(weights(hub, tmp_path / "out"), options=replace(PARTS, connections=1))
 
     assert len(hub.seen) == 6
     assert len({seen.connection for seen in hub.seen}) == 1
@@ -104,7 +115,7 @@ def test_a_break_keeps_the_bytes_that_came(
     hub.faults["model.safetensors"] = [fault, None, fault]  # type: ignore[list-item]
     wanted = weights(hub, tmp_path / "out")
 
-    run(hub, wanted, options=options)
+    run(wanted, options=options)
 
     assert wanted.place.read_bytes() == WEIGHTS
 
@@ -112,7 +123,7 @@ def test_a_break_keeps_the_bytes_that_came(
 def test_a_truncated_file_goes_on_where_it_stopped(hub: FaultyHub, tmp_path: Path) -> None:
     hub.faults["model.safetensors"] = [truncated(250_000)]
 
-    run(hub, weights(hub, tmp_path / "out"), options=WHOLE)
+    run(weights(hub, tmp_path / "out"), options=WHOLE)
 
     assert [seen.range for seen in hub.seen] == [None, "bytes=250000-599999"]
 
@@ -124,7 +135,7 @@ def test_a_file_that_is_corrupt_once_is_fetched_again(
     hub.faults["model.safetensors"] = [corrupted]
     wanted = weights(hub, tmp_path / "out")
 
-    run(hub, wanted, options=options)
+    run(wanted, options=options)
 
     assert wanted.place.read_bytes() == WEIGHTS
 
@@ -136,7 +147,7 @@ def test_a_file_that_stays_corrupt_never_gets_its_name(
     hub.always["model.safetensors"] = corrupted
 
     with pytest.raises(DigestMismatchError) as caught:
-        run(hub, weights(hub, tmp_path / "out"), options=options)
+        run(weights(hub, tmp_path / "out"), options=options)
 
     assert caught.value.path == "model.safetensors"
     assert caught.value.expected == SHA256
@@ -147,15 +158,15 @@ def test_a_small_file_is_checked_by_its_git_id(hub: FaultyHub, tmp_path: Path) -
     data = FILES["config.json"]
     git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     file = RemoteFile("config.json", len(data), git_sha1=git)
-    url = f"{hub.endpoint}/{REPO}/resolve/main/config.json"
-    wanted = Wanted(file, url, tmp_path / "out" / "config.json")
+    place = tmp_path / "out" / "config.json"
+    wanted = Wanted(file, place, (Offer(source(hub), file.path),))
 
-    run(hub, wanted, options=WHOLE)
+    run(wanted, options=WHOLE)
     wanted.place.unlink()
     hub.always["config.json"] = corrupted
 
     with pytest.raises(GitDigestMismatchError):
-        run(hub, wanted, options=WHOLE)
+        run(wanted, options=WHOLE)
     assert names(tmp_path / "out") == []
 
 
@@ -165,24 +176,28 @@ def test_a_promise_that_comes_with_the_file_is_kept_to(hub: FaultyHub, tmp_path:
     wanted = replace(wanted, file=RemoteFile("model.safetensors", len(WEIGHTS)))
 
     with pytest.raises(DigestMismatchError):
-        run(hub, wanted, options=WHOLE)
+        run(wanted, options=WHOLE)
 
 
 @pytest.mark.parametrize("sha256", [None, hashlib.sha256().hexdigest()])
 def test_an_empty_file_needs_no_request(hub: FaultyHub, tmp_path: Path, sha256: str | None) -> None:
     place = tmp_path / "out" / "empty"
 
-    run(hub, Wanted(RemoteFile("empty", 0, sha256), hub.endpoint, place), options=WHOLE)
+    run(
+        Wanted(RemoteFile("empty", 0, sha256), place, (Offer(source(hub), "empty"),)), options=WHOLE
+    )
 
     assert place.read_bytes() == b""
     assert hub.seen == []
 
 
 def test_an_empty_file_with_a_wrong_promise_is_refused(hub: FaultyHub, tmp_path: Path) -> None:
-    wanted = Wanted(RemoteFile("empty", 0, "0" * 64), hub.endpoint, tmp_path / "out" / "empty")
+    wanted = Wanted(
+        RemoteFile("empty", 0, "0" * 64), tmp_path / "out" / "empty", (Offer(source(hub), "empty"),)
+    )
 
     with pytest.raises(DigestMismatchError):
-        run(hub, wanted, options=WHOLE)
+        run(wanted, options=WHOLE)
 
     assert not wanted.place.exists()
 
@@ -195,7 +210,7 @@ def test_a_hub_without_ranges_still_delivers(
     hub.faults["model.safetensors"] = [truncated(250_000)]
     wanted = weights(hub, tmp_path / "out")
 
-    run(hub, wanted, options=options)
+    run(wanted, options=options)
 
     assert wanted.place.read_bytes() == WEIGHTS
 
@@ -213,11 +228,11 @@ def test_a_wrong_content_range_is_refused(hub: FaultyHub, tmp_path: Path, text: 
         part_size=100_000,
     )
     assert partial.try_open()
-    partial.write(0, partial.generation, WEIGHTS[:100_000])
+    partial.write(partial.lease(0, 100_000), WEIGHTS[:100_000])
     partial.close()
 
     with pytest.raises((HubProtocolError, SizeMismatchError)):
-        run(hub, weights(hub, tmp_path / "out"), options=options)
+        run(weights(hub, tmp_path / "out"), options=options)
 
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
@@ -227,7 +242,7 @@ def test_a_file_of_another_length_is_refused(hub: FaultyHub, tmp_path: Path) -> 
     longer = replace(wanted, file=replace(wanted.file, size=len(WEIGHTS) + 1))
 
     with pytest.raises(SizeMismatchError, match="600001"):
-        run(hub, longer, options=replace(WHOLE, attempts=2))
+        run(longer, options=replace(WHOLE, attempts=2))
 
 
 def test_a_signed_url_that_expired_is_asked_for_again(hub: FaultyHub, tmp_path: Path) -> None:
@@ -237,7 +252,7 @@ def test_a_signed_url_that_expired_is_asked_for_again(hub: FaultyHub, tmp_path: 
         storage.faults["model.safetensors"] = [truncated(100_000), refused(403)]
         wanted = weights(hub, tmp_path / "out")
 
-        run(hub, wanted, options=WHOLE)
+        run(wanted, options=WHOLE)
 
     assert wanted.place.read_bytes() == WEIGHTS
     assert len(hub.seen) == 3
@@ -249,7 +264,7 @@ def test_a_refusal_of_the_hub_itself_is_final(hub: FaultyHub, tmp_path: Path, st
     hub.always["model.safetensors"] = refused(status)
 
     with pytest.raises(HubError, match=r"model\.safetensors"):
-        run(hub, weights(hub, tmp_path / "out"), options=WHOLE)
+        run(weights(hub, tmp_path / "out"), options=WHOLE)
 
     assert len(hub.seen) == 1
 
@@ -258,7 +273,7 @@ def test_a_hub_that_asks_for_an_hour_is_not_waited_for(hub: FaultyHub, tmp_path:
     hub.always["model.safetensors"] = refused(503, Retry_After="3600")
 
     with pytest.raises(HubError, match="503"):
-        run(hub, weights(hub, tmp_path / "out"), options=WHOLE)
+        run(weights(hub, tmp_path / "out"), options=WHOLE)
 
     assert len(hub.seen) == 1
 
@@ -268,25 +283,15 @@ def test_bytes_that_only_trickle_are_given_up(hub: FaultyHub, tmp_path: Path) ->
     options = replace(WHOLE, attempts=2, lowest_rate=10_000, rate_window=0.3)
 
     with pytest.raises(TransferError, match="trickle"):
-        run(hub, weights(hub, tmp_path / "out"), options=options)
+        run(weights(hub, tmp_path / "out"), options=options)
 
 
 def test_a_hub_that_falls_silent_is_given_up(hub: FaultyHub, tmp_path: Path) -> None:
     hub.always["model.safetensors"] = slow(30, 100)
-    http = Http(
-        hub.endpoint,
-        Network({}),
-        retry=RetryPolicy(attempts=1, first_delay=0.01, read_timeout=0.3),
-    )
+    hasty = RetryPolicy(attempts=1, first_delay=0.01, stall_timeout=0.3)
 
     with pytest.raises(HubError, match="nothing came in time"):
-        fetch(
-            "huggingface",
-            http,
-            [weights(hub, tmp_path / "out")],
-            options=replace(WHOLE, attempts=2),
-            progress=NoProgress(),
-        )
+        run(weights(hub, tmp_path / "out", retry=hasty), options=replace(WHOLE, attempts=2))
 
 
 def test_a_failed_run_is_continued_by_the_next(hub: FaultyHub, tmp_path: Path) -> None:
@@ -294,12 +299,12 @@ def test_a_failed_run_is_continued_by_the_next(hub: FaultyHub, tmp_path: Path) -
     hub.always["model.safetensors"] = truncated(0)
     wanted = weights(hub, tmp_path / "out")
     with pytest.raises(TransferError):
-        run(hub, wanted, options=replace(WHOLE, attempts=2))
+        run(wanted, options=replace(WHOLE, attempts=2))
     assert not wanted.place.exists()
     hub.always.clear()
     hub.seen.clear()
 
-    run(hub, wanted, options=WHOLE)
+    run(wanted, options=WHOLE)
 
     assert [seen.range for seen in hub.seen] == ["bytes=250000-599999"]
     assert wanted.place.read_bytes() == WEIGHTS
@@ -310,14 +315,14 @@ def test_a_damaged_leftover_is_found_and_fetched_anew(hub: FaultyHub, tmp_path: 
     hub.always["model.safetensors"] = truncated(0)
     wanted = weights(hub, tmp_path / "out")
     with pytest.raises(TransferError):
-        run(hub, wanted, options=replace(WHOLE, attempts=2))
+        run(wanted, options=replace(WHOLE, attempts=2))
     hub.always.clear()
     partial, _ = leftovers(wanted.place)
     with partial.open("r+b") as damaged:
         damaged.seek(1000)
         damaged.write(b"damage")
 
-    run(hub, wanted, options=WHOLE)
+    run(wanted, options=WHOLE)
 
     assert wanted.place.read_bytes() == WEIGHTS
 
@@ -332,25 +337,27 @@ def test_a_journal_that_makes_no_sense_is_dropped(
     partial.write_bytes(bytes(len(WEIGHTS)))
     parts.write_bytes(journal)
 
-    run(hub, wanted, options=PARTS)
+    run(wanted, options=PARTS)
 
     assert wanted.place.read_bytes() == WEIGHTS
 
 
 def test_a_leftover_of_another_file_is_dropped(tmp_path: Path) -> None:
-    first = PartialFile(tmp_path / "x", 100, identity="sha256:a", part_size=50)
+    size = 1 << 20
+    first = PartialFile(tmp_path / "x", size, identity="sha256:a", part_size=size // 2)
     assert first.try_open()
-    first.write(1, first.generation, b"abc")
+    first.write(first.lease(size // 2, size), b"abc")
     first.close()
 
-    same = PartialFile(tmp_path / "x", 100, identity="sha256:a", part_size=10)
+    same = PartialFile(tmp_path / "x", size, identity="sha256:a", part_size=10)
     assert same.try_open()
-    received, parts = same.received, len(same.parts)
+    received, missing = same.received, same.missing()
     same.close()
-    other = PartialFile(tmp_path / "x", 100, identity="sha256:b", part_size=50)
+    other = PartialFile(tmp_path / "x", size, identity="sha256:b", part_size=size // 2)
     assert other.try_open()
 
-    assert (received, parts) == (3, 2)  # the leftover keeps its own cut
+    assert received == 3
+    assert missing == [(0, size // 2), (size // 2 + 3, size)]  # the leftover keeps its own cut
     assert other.received == 0
     other.close()
 
@@ -359,13 +366,13 @@ def test_two_transfers_of_one_file_fetch_it_once(hub: FaultyHub, tmp_path: Path)
     release = threading.Event()
     hub.faults["model.safetensors"] = [held_at(300_000, release)]
     wanted = weights(hub, tmp_path / "out")
-    first = threading.Thread(target=lambda: run(hub, wanted, options=WHOLE))
+    first = threading.Thread(target=lambda: run(wanted, options=WHOLE))
     first.start()
     while not hub.seen:
         time.sleep(0.01)
     threading.Timer(0.5, release.set).start()
 
-    digests = run(hub, wanted, options=WHOLE)
+    digests = run(wanted, options=WHOLE)
     first.join()
 
     assert digests == {wanted.place: SHA256}
@@ -376,9 +383,9 @@ def test_parts_in_any_order_give_the_digest_of_the_whole(tmp_path: Path) -> None
     file = PartialFile(tmp_path / "x", len(WEIGHTS), identity="x", part_size=100_000, git_id=True)
     assert file.try_open()
     for index in (3, 0, 5, 1, 4, 2):
-        part = file.part(index)
-        for start in range(part.start, part.end, 33_000):
-            file.write(index, file.generation, WEIGHTS[start : min(start + 33_000, part.end)])
+        lease = file.lease(index * 100_000, (index + 1) * 100_000)
+        while file.write(lease, WEIGHTS[lease.position : lease.position + 33_000]):
+            pass
 
     claimed = file.claim_finish(file.generation)
     digests = file.digests()
@@ -394,11 +401,11 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(tmp_path: Pat
     file = RemoteFile("huge", 1 << 49, "0" * 64)
 
     with pytest.raises(DiskSpaceError, match="are to be fetched"):
-        check_disk_space([Wanted(file, "http://x", tmp_path / "not" / "there" / "huge")])
+        check_disk_space([Wanted(file, tmp_path / "not" / "there" / "huge", ())])
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(hub: FaultyHub, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where the folder should be")
 
     with pytest.raises(TransferError, match="cannot write"):
-        run(hub, weights(hub, tmp_path / "out"), options=WHOLE)
+        run(weights(hub, tmp_path / "out"), options=WHOLE)
