@@ -12,8 +12,16 @@ from model_store.errors import StoreError
 
 
 def canonical_json(value: Any) -> bytes:
-    """Serialise by RFC 8785: sorted keys, no spaces, UTF-8; integers must stay within ±2⁵³."""
-    return rfc8785.dumps(value)
+    """Serialise by RFC 8785: sorted keys, no spaces, UTF-8.
+
+    Raises:
+        StoreError: an integer beyond ±2⁵³, a number that is not finite, or a text that is not
+            Unicode, such as a file name in another encoding.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError as error:
+        raise StoreError(f"cannot be written as canonical JSON: {error}") from error
 
 
 def canonical_digest(value: Any) -> str:

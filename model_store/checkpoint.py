@@ -32,19 +32,25 @@ class TensorFile(Protocol):
 
     def read(self, name: str) -> RawTensor: ...
 
+    def check_sums(self) -> None: ...
+
+    def forget(self) -> None: ...
+
     def close(self) -> None: ...
 
 
 class Checkpoint:
     """The tensors of one or several weight files; use it as a context manager."""
 
-    def __init__(self, files: Sequence[TensorFile]) -> None:
-        """Join checked files.
+    def __init__(self, files: Sequence[TensorFile], *, promised_size: int | None = None) -> None:
+        """Join checked files; `promised_size` is the index's total, which `remarks` compares.
 
         Raises:
             UnsafeCheckpointError: two files hold a tensor of the same name.
         """
+        self.promised_size = promised_size
         self._files = tuple(files)
+        self._last = self._files[0]  # the file that was read last: only its pages are kept
         self._owner: dict[str, TensorFile] = {}
         self._infos: dict[str, TensorInfo] = {}
         for file in files:
@@ -92,7 +98,20 @@ class Checkpoint:
         Raises:
             CheckpointError: no such tensor.
         """
-        return self._file(name).read(name)
+        file = self._file(name)
+        if file is not self._last:
+            self._last.forget()
+            self._last = file
+        return file.read(name)
+
+    def check_sums(self) -> None:
+        """Compare the data with the checksums inside the files; only torch's have any.
+
+        Raises:
+            CheckpointError: naming the first damaged entry.
+        """
+        for file in self._files:
+            file.check_sums()
 
     def _file(self, name: str) -> TensorFile:
         try:
@@ -133,7 +152,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         for file in shards.files:
             opened.append(_open_file(file))  # noqa: PERF401  the ones opened so far get closed
         _check_index(shards, opened)
-        return Checkpoint(opened)
+        return Checkpoint(opened, promised_size=shards.total_size)
     except BaseException:
         for done in opened:
             done.close()

@@ -9,12 +9,13 @@ from typing import Any
 
 from model_store.canonical import parse_json
 from model_store.errors import CheckpointError, StoreError, UnsafeCheckpointError, UnsafePathError
-from model_store.paths import inside
+from model_store.paths import check_paths, inside
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # single files that trainers put beside the weights
 _NOT_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
-_MAX_INDEX = 100_000_000
+_MAX_INDEX = 32_000_000
+_MAX_CONTAINERS = 1000  # JSON objects and lists: an index is flat
 # (index, single file, pattern of last resort), safetensors first
 _LAYOUTS = (
     ("model.safetensors.index.json", "model.safetensors", "*.safetensors"),
@@ -30,6 +31,7 @@ class ShardList:
 
     files: tuple[Path, ...]
     weight_map: Mapping[str, Path] | None = None
+    total_size: int | None = None  # what the index says that all tensors take
 
 
 def shard_list(path: Path) -> ShardList:
@@ -68,7 +70,7 @@ def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList
             )
         return shards
     if has_single:
-        return ShardList((folder / single,))
+        return ShardList((_at_home(folder / single),))
     others = sorted(file for file in folder.glob(pattern) if file.name not in _NOT_WEIGHTS)
     if len(others) > 1:
         names = ", ".join(file.name for file in others[:3])
@@ -76,11 +78,15 @@ def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList
             f"{folder} holds {len(others)} weight files and no {index}: {names}",
             hint="Get the index file too, or name one weight file.",
         )
-    return ShardList(tuple(others)) if others else None
+    return ShardList(tuple(map(_at_home, others))) if others else None
 
 
 def _indexed(index: Path) -> ShardList:
-    weight_map = _weight_map(index)
+    weight_map, total_size = _parsed(_at_home(index))
+    try:
+        check_paths(sorted(set(weight_map.values())))
+    except UnsafePathError as error:
+        raise UnsafeCheckpointError(f"{index}: {error}") from error
     files = {name: _shard(index, name) for name in set(weight_map.values())}
     missing = next((name for name in sorted(files) if not files[name].is_file()), None)
     if missing is not None:
@@ -89,7 +95,21 @@ def _indexed(index: Path) -> ShardList:
     if wrong is not None:
         raise UnsafeCheckpointError(f"{index} lists {wrong!r}, which is no weight file")
     ordered = tuple(files[name] for name in sorted(files))
-    return ShardList(ordered, {name: files[file] for name, file in weight_map.items()})
+    for file in ordered:
+        _at_home(file)
+    return ShardList(ordered, {name: files[f] for name, f in weight_map.items()}, total_size)
+
+
+def _at_home(file: Path) -> Path:
+    """Refuse a link that leads out of its folder, but for the blobs of a hub's cache.
+
+    There `models--owner--name/snapshots/<commit>/file` is a link to `models--owner--name/blobs/…`.
+    """
+    home, real = file.parent.resolve(), file.resolve()
+    cached = [home.parents[1] / "blobs"] if len(home.parents) > 1 else []
+    if not any(real.is_relative_to(place) for place in (home, *cached)):
+        raise UnsafeCheckpointError(f"{file} is a symbolic link that leaves its folder")
+    return file
 
 
 def _shard(index: Path, name: str) -> Path:
@@ -99,11 +119,15 @@ def _shard(index: Path, name: str) -> Path:
         raise UnsafeCheckpointError(f"{index}: {error}") from error
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _parsed(index: Path) -> tuple[dict[str, str], int | None]:
+    """The index's map of files, and its total size when it states one."""
     if index.stat().st_size > _MAX_INDEX:
         raise UnsafeCheckpointError(f"{index} is too large for an index")
+    data = index.read_bytes()
+    if data.count(b"{") + data.count(b"[") > _MAX_CONTAINERS:
+        raise UnsafeCheckpointError(f"{index} is nested as no index is")
     try:
-        value: Any = parse_json(index.read_bytes(), name=str(index))
+        value: Any = parse_json(data, name=str(index))
     except StoreError as error:
         raise CheckpointError(str(error)) from error
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
@@ -111,4 +135,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError(f"{index} has no weight_map")
     if not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{index}: weight_map is not a map of file names")
-    return weight_map
+    metadata = value.get("metadata")
+    total: Any = metadata.get("total_size") if isinstance(metadata, dict) else None
+    stated = isinstance(total, int | float) and not isinstance(total, bool)
+    return weight_map, int(total) if stated and 0 <= total < 2**63 else None

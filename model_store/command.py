@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -78,6 +79,22 @@ def _module_prog() -> str | None:
     return f"python -m {spec.name}" if spec is not None else None
 
 
+# what the disk or the file system refuses: the user can act on it, and we cannot
+_REFUSALS = {
+    errno.ENOSPC: "Free some space there, and run the same command again.",
+    errno.EDQUOT: "Free some of your quota there, and run the same command again.",
+    errno.EACCES: "Choose a place that you may read and write.",
+    errno.EPERM: "Choose a place that you may read and write.",
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.ENOTDIR: "A part of this path is a file: choose another place.",
+    errno.EEXIST: "A part of this path is a file: choose another place.",
+    errno.ENAMETOOLONG: "Choose a shorter path.",
+    errno.ELOOP: "A symbolic link there leads back to itself: choose another place.",
+    errno.EIO: "The disk reported an error: check it before anything is written again.",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
+}
+
+
 def guarded(run: Run, args: argparse.Namespace) -> int:
     """Run a parsed command; an expected failure becomes one line, a hint and its exit code."""
     try:
@@ -95,7 +112,12 @@ def guarded(run: Run, args: argparse.Namespace) -> int:
         # the reader of stdout went away (`ferry ... | head`): not an error, and not our bug
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
-    except Exception:  # noqa: BLE001  the last frame: a bug keeps its traceback and its own code
+    except Exception as error:  # noqa: BLE001  the last frame: a bug keeps its traceback
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            place = f": {error.filename}" if error.filename else ""
+            print(f"error: {error.strerror}{place}", file=sys.stderr)
+            print(f"hint: {_REFUSALS[error.errno]}", file=sys.stderr)
+            return ExitCode.REFUSED
         traceback.print_exc()
         print("error: this is a bug in modelferry; please report the lines above", file=sys.stderr)
         return ExitCode.OUR_BUG

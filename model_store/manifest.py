@@ -217,9 +217,13 @@ def parse_manifest(data: bytes, *, name: str) -> Manifest:
             tensors=_tensors(value["tensors"]),
         )
         promised = value["content_digest"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise NotASnapshotError(f"{name} is not a manifest: {error!r}") from error
-    if promised != manifest.content_digest:
+    try:
+        actual = manifest.content_digest
+    except StoreError as error:
+        raise NotASnapshotError(f"{name} is not a manifest: its files {error}") from error
+    if promised != actual:
         raise NotASnapshotError(f"{name} contradicts itself: its content digest is wrong")
     return manifest
 

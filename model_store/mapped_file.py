@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
 
 from model_store.errors import CheckpointError
 from model_store.tensors import ITEM_SIZE
@@ -34,6 +38,57 @@ class TensorInfo:
         return self.elements * ITEM_SIZE[self.dtype]
 
 
+class _Mapping(mmap.mmap):
+    """A mapping that knows its file; views of it lead back here through their `obj`."""
+
+    path: Path
+    handle: int
+    stamp: tuple[int, int]
+
+    def still(self) -> os.stat_result:
+        """Refuse a file that shrank or changed: touching pages that are gone kills the process."""
+        now = os.fstat(self.handle)
+        if (now.st_size, now.st_mtime_ns) != self.stamp:
+            raise CheckpointError(f"{self.path} was changed while it was read")
+        return now
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Where in its file a mapped view lies."""
+
+    mapping: _Mapping
+    start: int
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from `offset` bytes behind the start, without touching the mapping.
+
+        Raises:
+            CheckpointError: the file ends earlier than it did when it was opened.
+        """
+        done = 0
+        while done < len(buffer):
+            got = os.preadv(self.mapping.handle, [buffer[done:]], self.start + offset + done)
+            if got == 0:
+                raise CheckpointError(f"{self.mapping.path} was cut short while it was read")
+            done += got
+
+
+def file_range(data: memoryview) -> FileRange | None:
+    """Find where in a mapped file `data` lies; None when it is memory of its own."""
+    owner: Any = data
+    while owner is not None and not isinstance(owner, _Mapping):
+        owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
+    if owner is None or not data.c_contiguous or data.nbytes == 0:
+        return None
+    return FileRange(owner, _address(data) - _address(memoryview(owner)))
+
+
+def _address(data: memoryview) -> int:
+    address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+    return address
+
+
 class MappedFile:
     """Bytes of a plain file, without reading them; keeps about one range resident.
 
@@ -44,28 +99,45 @@ class MappedFile:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing or is no plain file")
         self.path = path
-        with path.open("rb") as handle:
-            self.size = path.stat().st_size
-            if self.size == 0:
+        # a pipe put there in the meantime would block an open for ever
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size = os.fstat(handle).st_size
+            if size == 0:
                 raise CheckpointError(f"{path} is empty")
-            self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        self.size = len(self._map)
+            self._map = _Mapping(handle, size, access=mmap.ACCESS_READ)
+        except BaseException:
+            os.close(handle)
+            raise
+        weakref.finalize(self._map, os.close, handle)
+        self._map.path, self._map.handle = path, handle
+        self._map.stamp = (size, os.fstat(handle).st_mtime_ns)
+        self.size = size
         self._resident = (0, 0)
 
     def view(self, start: int, stop: int) -> memoryview:
-        """Return the bytes [start, stop); pages of the range given out before may be dropped."""
-        self._forget()
+        """Return the bytes [start, stop); pages of the range given out before may be dropped.
+
+        Raises:
+            CheckpointError: the file was changed since it was opened.
+        """
+        self._map.still()
+        self.forget()
         self._resident = (start, stop)
         return memoryview(self._map)[start:stop]
 
     def copy(self, start: int, stop: int) -> bytes:
-        """Copy the bytes [start, stop)."""
-        return self._map[start:stop]
+        """Copy the bytes [start, stop), as far as the file goes; maps no page."""
+        pieces, stop = [], min(stop, self.size)
+        while start < stop:
+            pieces.append(os.pread(self._map.handle, stop - start, start))
+            if not pieces[-1]:
+                raise CheckpointError(f"{self.path} was cut short while it was read")
+            start += len(pieces[-1])
+        return b"".join(pieces)
 
-    def find_last(self, pattern: bytes, start: int, stop: int) -> int:
-        return self._map.rfind(pattern, start, stop)
-
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Let go of the pages of the range given out last."""
         # dropped pages of a read-only mapping come back from the page cache when touched again,
         # so this bounds the resident memory and never invalidates a view
         first, last = self._resident

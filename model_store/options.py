@@ -23,6 +23,7 @@ from model_store.errors import UsageError
 
 T = TypeVar("T")
 _META = "option"
+_LARGEST = 2**53 - 1  # of what manifests and records, being RFC 8785, can hold
 
 
 class UnknownOptionError(UsageError):
@@ -124,6 +125,8 @@ def from_args(cls: type[T], args: argparse.Namespace) -> T:
         value = getattr(args, field.name)
         if _is_repeated(_plain_type(hint)):
             value = tuple(value) if value is not None else field.default
+        if type(value) is int and abs(value) > _LARGEST:
+            raise UsageError(f"{field.name} is {value}, beyond ±(2^53 - 1)")
         values[field.name] = value
     return cls(**values)
 
@@ -161,6 +164,8 @@ def _checked(key: str, value: Any, meta: _Meta, hint: Any) -> Any:
         value = float(value)
     if type(value) is not plain:
         raise OptionValueError(f"key {key!r} wants {plain.__name__}, not {value!r}")
+    if type(value) is int and abs(value) > _LARGEST:
+        raise OptionValueError(f"key {key!r} is {value}, beyond ±(2^53 - 1)")
     if meta.choices and value not in meta.choices:
         raise OptionValueError(f"key {key!r} is {value!r}, not one of {meta.choices}")
     return value

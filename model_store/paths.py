@@ -25,6 +25,9 @@ def check_relative_path(path: str) -> str:
         raise UnsafePathError(path, "it is absolute or not POSIX")
     if any(ord(char) < 32 or ord(char) == 127 for char in path):
         raise UnsafePathError(path, "it has a control character")
+    if any(0xD800 <= ord(char) <= 0xDFFF for char in path):
+        # JSON can say half a surrogate pair, and no file system can hold one
+        raise UnsafePathError(path, "it is not Unicode")
     for part in path.split("/"):
         if part in ("", ".", ".."):
             raise UnsafePathError(path, f"it has the part {part!r}")
@@ -32,7 +35,7 @@ def check_relative_path(path: str) -> str:
             raise UnsafePathError(path, "a part ends in a dot or space")
         if _DEVICE.match(part):
             raise UnsafePathError(path, f"{part!r} is a device on Windows")
-        if len(part.encode("utf-8", "surrogatepass")) > 255:
+        if len(part.encode("utf-8")) > 255:
             raise UnsafePathError(path, "a part is longer than 255 bytes")
     return path
 

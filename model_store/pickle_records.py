@@ -13,9 +13,12 @@ from io import BytesIO
 from typing import Any
 
 from model_store.errors import CheckpointError, UnsafeCheckpointError
+from model_store.tensors import ITEM_SIZE
 
-MAX_PROGRAM = 64_000_000  # bytes
-MAX_STEPS = 5_000_000  # a tensor takes about forty
+# a tensor takes about 40 opcodes, 300 bytes, 12 entries of the memo and 8 objects
+MAX_PROGRAM = 32_000_000  # bytes
+MAX_STEPS = 2_000_000
+MAX_OBJECTS = 500_000
 _MAX_DIMENSIONS = 64
 _MAX_MARKS = 100
 
@@ -31,10 +34,20 @@ STORAGES = {
     "torch ByteStorage": "U8",
     "torch BoolStorage": "BOOL",
 }
+# torch has no storage class for these: an untyped storage, and the dtype beside it
+_UNTYPED = "torch.storage UntypedStorage"
+_DTYPES = {
+    "torch float8_e4m3fn": "F8_E4M3",
+    "torch float8_e5m2": "F8_E5M2",
+    "torch uint16": "U16",
+    "torch uint32": "U32",
+    "torch uint64": "U64",
+}
 _TENSOR = "torch._utils _rebuild_tensor_v2"
+_TENSOR_3 = "torch._utils _rebuild_tensor_v3"
 _PARAMETER = "torch._utils _rebuild_parameter"
 _ORDERED_DICT = "collections OrderedDict"
-_GLOBALS = {*STORAGES, _TENSOR, _PARAMETER, _ORDERED_DICT}
+_GLOBALS = {*STORAGES, *_DTYPES, _UNTYPED, _TENSOR, _TENSOR_3, _PARAMETER, _ORDERED_DICT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +62,12 @@ class StorageRecord:
     """One entry `data/<key>` of the archive, holding `elements` of `dtype`."""
 
     key: str
-    dtype: str
+    dtype: str  # "" when untyped: `elements` are bytes then
     elements: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * (ITEM_SIZE[self.dtype] if self.dtype else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,12 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     marks: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    made: int = 0
+
+    def count(self) -> None:
+        self.made += 1
+        if self.made > MAX_OBJECTS:
+            raise UnsafeCheckpointError(f"a pickle of over {MAX_OBJECTS} objects")
 
     def pop(self) -> Any:
         if not self.stack:
@@ -103,10 +126,12 @@ def read_records(program: bytes) -> Any:
     if len(program) > MAX_PROGRAM:
         raise UnsafeCheckpointError(f"a pickle of {len(program)} bytes is over the limit")
     machine = _Machine()
+    # torch's programs have five bytes and more per opcode; one of single bytes is made to be slow
+    most = min(MAX_STEPS, 1000 + len(program) // 2)
     try:
         for steps, (opcode, argument, _) in enumerate(pickletools.genops(BytesIO(program))):
-            if steps > MAX_STEPS:
-                raise UnsafeCheckpointError(f"a pickle of over {MAX_STEPS} steps")
+            if steps > most:
+                raise UnsafeCheckpointError(f"a pickle of over {most} steps")
             if opcode.name == "STOP":
                 break
             _step(machine, opcode.name, argument)
@@ -134,6 +159,7 @@ def _step(machine: _Machine, opcode: str, argument: Any) -> None:
     elif opcode in _CONSTANTS:
         push(_CONSTANTS[opcode])
     elif opcode in _TUPLES:
+        machine.count()
         push(tuple(reversed([machine.pop() for _ in range(_TUPLES[opcode])])))
     elif opcode in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
         _remember(machine, len(machine.memo) if opcode == "MEMOIZE" else argument)
@@ -148,10 +174,13 @@ def _step(machine: _Machine, opcode: str, argument: Any) -> None:
 def _remember(machine: _Machine, index: int) -> None:
     if not machine.stack:
         raise UnsafeCheckpointError("the pickle stores from an empty stack")
+    if index > MAX_OBJECTS:
+        raise UnsafeCheckpointError(f"the pickle stores something as number {index}")
     machine.memo[index] = machine.stack[-1]
 
 
 def _build(machine: _Machine, opcode: str, argument: Any) -> None:
+    machine.count()
     match opcode:
         case "MARK":
             machine.mark()
@@ -223,10 +252,14 @@ def _set_items(target: dict[Any, Any], items: list[Any]) -> None:
 def _storage(identity: Any) -> StorageRecord:
     match identity:
         case ("storage", Global(name=name), str(key), str(location), int(elements)):
-            if name in STORAGES and type(elements) is int and 0 <= elements < 2**63:
+            if (
+                (name in STORAGES or name == _UNTYPED)
+                and type(elements) is int
+                and 0 <= elements < 2**63
+            ):
                 if location == "meta":
                     raise CheckpointError(f"storage {key[:40]!r} is on meta: it has no data")
-                return StorageRecord(key, STORAGES[name], elements)
+                return StorageRecord(key, STORAGES.get(name, ""), elements)
     raise UnsafeCheckpointError("a storage that is not described as torch describes one")
 
 
@@ -238,8 +271,13 @@ def _call(called: Any, arguments: Any) -> Any:
             return {}
         case Global(name="torch._utils _rebuild_tensor_v2"), (
             StorageRecord() as storage, offset, shape, strides, bool(), dict(), *rest,
-        ) if len(rest) <= 1:  # fmt: skip
+        ) if len(rest) <= 1 and storage.dtype:  # fmt: skip
             return _tensor(storage, offset, shape, strides)
+        case Global(name="torch._utils _rebuild_tensor_v3"), (
+            StorageRecord(dtype="") as storage, offset, shape, strides, bool(), dict(),
+            Global(name=dtype), *rest,
+        ) if len(rest) <= 1 and dtype in _DTYPES:  # fmt: skip
+            return _tensor(_typed(storage, _DTYPES[dtype]), offset, shape, strides)
         case Global(name="torch._utils _rebuild_parameter"), (
             TensorRecord() as tensor,
             bool(),
@@ -248,6 +286,13 @@ def _call(called: Any, arguments: Any) -> Any:
             return tensor
     name = called.name.replace(" ", ".") if isinstance(called, Global) else "no global"
     raise UnsafeCheckpointError(f"a call of {name} that torch does not write")
+
+
+def _typed(storage: StorageRecord, dtype: str) -> StorageRecord:
+    elements, rest = divmod(storage.elements, ITEM_SIZE[dtype])
+    if rest:
+        raise UnsafeCheckpointError("a storage that does not hold whole elements")
+    return StorageRecord(storage.key, dtype, elements)
 
 
 def _tensor(storage: StorageRecord, offset: Any, shape: Any, strides: Any) -> TensorRecord:

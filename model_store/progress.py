@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TextIO
 
@@ -17,8 +17,8 @@ class Task(Protocol):
         """Count `amount` more units as done; may be called from any thread."""
         ...
 
-    def note(self, text: str) -> None:
-        """Say what the task is at now, in a few words."""
+    def note(self, text: str, **fields: object) -> None:
+        """Say what the task is at now, in a few words, and in JSON fields for programs."""
         ...
 
 
@@ -26,9 +26,12 @@ class Progress(Protocol):
     """Where work is reported to."""
 
     def task(
-        self, label: str, total: int | None = None, *, unit: str = ""
+        self, label: str, total: int | None = None, *, unit: str = "", done: int = 0
     ) -> AbstractContextManager[Task]:
-        """Open a task; `total` is in `unit` ("B" for bytes), None when unknown."""
+        """Open a task; `total` is in `unit` ("B" for bytes), None when unknown.
+
+        `done` of it is there from an earlier run: it counts for the total, not for the rate.
+        """
         ...
 
     def log(self, text: str) -> None:
@@ -40,7 +43,7 @@ class _NoTask:
     def advance(self, amount: int = 1) -> None:
         pass
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, **fields: object) -> None:
         pass
 
 
@@ -48,7 +51,9 @@ class NoProgress:
     """Reports to nobody; the default of every library function."""
 
     @contextmanager
-    def task(self, label: str, total: int | None = None, *, unit: str = "") -> Iterator[Task]:
+    def task(
+        self, label: str, total: int | None = None, *, unit: str = "", done: int = 0
+    ) -> Iterator[Task]:
         yield _NoTask()
 
     def log(self, text: str) -> None:
@@ -56,8 +61,8 @@ class NoProgress:
 
 
 class _Counter:
-    def __init__(self) -> None:
-        self.done = 0
+    def __init__(self, done: int = 0) -> None:
+        self.done = self.kept = done
         self.started = time.monotonic()
         self._lock = threading.Lock()
 
@@ -65,7 +70,7 @@ class _Counter:
         with self._lock:
             self.done += amount
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, **fields: object) -> None:
         pass
 
     @property
@@ -80,10 +85,13 @@ class PlainProgress:
         self._stream = stream
 
     @contextmanager
-    def task(self, label: str, total: int | None = None, *, unit: str = "") -> Iterator[Task]:
-        counter = _Counter()
+    def task(
+        self, label: str, total: int | None = None, *, unit: str = "", done: int = 0
+    ) -> Iterator[Task]:
+        counter = _Counter(done)
         yield counter
-        self.log(f"{label}: {_amount(counter.done, unit)} in {counter.seconds:.1f} s")
+        amount = _amount(counter.done - counter.kept, unit)
+        self.log(f"{label}: {amount} in {counter.seconds:.1f} s")
 
     def log(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -92,9 +100,12 @@ class PlainProgress:
 class _JsonTask(_Counter):
     """Writes at most two lines a second, so that a log of a long transfer stays readable."""
 
-    def __init__(self, owner: JsonProgress, label: str, total: int | None, unit: str) -> None:
-        super().__init__()
+    def __init__(
+        self, owner: JsonProgress, label: str, total: int | None, unit: str, done: int
+    ) -> None:
+        super().__init__(done)
         self._owner, self._label, self._total, self._unit = owner, label, total, unit
+        self._fields: dict[str, object] = {}
         self._last = 0.0
 
     def advance(self, amount: int = 1) -> None:
@@ -103,8 +114,11 @@ class _JsonTask(_Counter):
             self._last = time.monotonic()
             self.write("progress")
 
+    def note(self, text: str, **fields: object) -> None:
+        self._fields = fields
+
     def write(self, event: str) -> None:
-        rate = self.done / self.seconds if self.seconds > 0 else 0.0
+        rate = (self.done - self.kept) / self.seconds if self.seconds > 0 else 0.0
         line: dict[str, Any] = {
             "event": event,
             "task": self._label,
@@ -116,7 +130,7 @@ class _JsonTask(_Counter):
         }
         if self._total and rate:
             line["eta_seconds"] = round(max(self._total - self.done, 0) / rate, 1)
-        self._owner.write(line)
+        self._owner.write(line | self._fields)
 
 
 class JsonProgress:
@@ -126,8 +140,10 @@ class JsonProgress:
         self._stream = stream
 
     @contextmanager
-    def task(self, label: str, total: int | None = None, *, unit: str = "") -> Iterator[Task]:
-        task = _JsonTask(self, label, total, unit)
+    def task(
+        self, label: str, total: int | None = None, *, unit: str = "", done: int = 0
+    ) -> Iterator[Task]:
+        task = _JsonTask(self, label, total, unit, done)
         task.write("start")
         yield task
         task.write("end")
@@ -148,24 +164,39 @@ class BarProgress:
         self._console = Console(file=stream, stderr=False)
 
     @contextmanager
-    def task(self, label: str, total: int | None = None, *, unit: str = "") -> Iterator[Task]:
+    def task(
+        self, label: str, total: int | None = None, *, unit: str = "", done: int = 0
+    ) -> Iterator[Task]:
         from rich import progress as bars
+        from rich.console import RenderableType
+        from rich.table import Column
+        from rich.text import Text
 
+        class Bars(bars.Progress):
+            """Bars, and below each what its task is at: a line of its own is never squeezed."""
+
+            def get_renderables(self) -> Iterable[RenderableType]:
+                yield self.make_tasks_table(self.tasks)
+                for task in self.tasks:
+                    if task.fields["note"]:
+                        yield Text(f"  {task.fields['note']}", "dim", overflow="ellipsis")
+
+        whole = Column(no_wrap=True)
         amount: list[bars.ProgressColumn] = (
-            [bars.DownloadColumn(), bars.TransferSpeedColumn()]
+            [bars.DownloadColumn(table_column=whole), bars.TransferSpeedColumn(whole)]
             if unit == "B"
-            else [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
+            else [bars.MofNCompleteColumn(table_column=whole), bars.TextColumn(unit)]
         )
-        with bars.Progress(
+        with Bars(
             bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
+            bars.BarColumn(bar_width=None),
             *amount,
-            bars.TimeElapsedColumn(),
-            bars.TimeRemainingColumn(),
-            bars.TextColumn("{task.fields[note]}", style="dim"),
+            bars.TimeElapsedColumn(whole),
+            bars.TimeRemainingColumn(table_column=whole),
             console=self._console,
+            expand=True,
         ) as display:
-            yield _BarTask(display, display.add_task(label, total=total, note=""))
+            yield _BarTask(display, display.add_task(label, total=total, completed=done, note=""))
 
     def log(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
@@ -178,7 +209,7 @@ class _BarTask:
     def advance(self, amount: int = 1) -> None:
         self._display.advance(self._id, amount)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, **fields: object) -> None:
         self._display.update(self._id, note=text)
 
 

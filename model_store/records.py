@@ -19,6 +19,7 @@ from model_store.canonical import canonical_json, parse_json
 from model_store.errors import StoreError
 from model_store.files import write_bytes
 from model_store.manifest import refresh_manifest
+from model_store.paths import inside
 
 SCHEMA = "ferry.record/1"
 Verdict = Literal["pass", "warn", "fail", "skipped"]
@@ -113,7 +114,7 @@ class RecordSet:
 
 def write_record(snapshot: Path, record: RecordSet) -> Path:
     """Write a record into a snapshot and take it into the manifest; returns its path."""
-    path = snapshot / "records" / f"{record.name}.json"
+    path = inside(snapshot, f"records/{record.name}.json")
     write_bytes(path, canonical_json(record.json()))
     refresh_manifest(snapshot)
     return path

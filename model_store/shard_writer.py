@@ -10,14 +10,13 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from model_store.errors import CheckpointError
 from model_store.files import write_bytes
-from model_store.hashed_file import HashedFile
+from model_store.hashed_file import HashedFile, HashLanes
 from model_store.manifest import FileEntry, TensorDigest
 from model_store.shard_plan import (
     Plan,
@@ -56,7 +55,7 @@ class ShardSet:
         folder: Path,
         shards: tuple[PlannedShard, ...],
         index: str,
-        open_shard: Callable[[Path, PlannedShard, Executor], OpenShard],
+        open_shard: Callable[[Path, PlannedShard, HashLanes], OpenShard],
     ) -> None:
         self._folder, self._index, self._open_shard = folder, index, open_shard
         self._shards = shards
@@ -67,12 +66,41 @@ class ShardSet:
         self._open: dict[str, OpenShard] = {}
         self._files: dict[str, FileEntry] = {}
         self._tensors: dict[str, TensorDigest] = {}
-        self._hasher = ThreadPoolExecutor(2, thread_name_prefix="sha256")
+        self._lanes = HashLanes()
 
     @property
     def plan(self) -> tuple[PlannedTensor, ...]:
         """The tensors in the order of the plan; adding them in it hashes every byte once."""
         return tuple(tensor for tensor, _ in self._planned.values())
+
+    @property
+    def shards(self) -> tuple[PlannedShard, ...]:
+        """The weight files that will be there, in order."""
+        return self._shards
+
+    @property
+    def finished(self) -> Mapping[str, FileEntry]:
+        """The weight files that have their name already."""
+        return self._files
+
+    @property
+    def digests(self) -> Mapping[str, TensorDigest]:
+        """The digests of the tensors written so far."""
+        return self._tensors
+
+    def reuse(self, file: FileEntry, tensors: Mapping[str, TensorDigest]) -> None:
+        """Count a shard that an earlier run of the same plan finished; the caller has checked it.
+
+        Raises:
+            CheckpointError: no such shard, or not the tensors that are planned for it.
+        """
+        shard = next((shard for shard in self._shards if shard.file == file.path), None)
+        if shard is None or [
+            (tensor.name, tensor.dtype, tensor.shape) for tensor in shard.tensors
+        ] != [(name, digest.dtype, digest.shape) for name, digest in tensors.items()]:
+            raise CheckpointError(f"{file.path} is not a shard of this plan")
+        self._files[file.path], self._left[file.path] = file, 0
+        self._tensors.update(tensors)
 
     def add(self, name: str, tensor: RawTensor) -> TensorDigest:
         """Write one planned tensor and return its digest.
@@ -82,9 +110,7 @@ class ShardSet:
         """
         planned, shard = self._expected(name, tensor)
         if shard.file not in self._open:
-            self._open[shard.file] = self._open_shard(
-                self._folder / shard.file, shard, self._hasher
-            )
+            self._open[shard.file] = self._open_shard(self._folder / shard.file, shard, self._lanes)
         sha256 = hashlib.sha256()
         self._open[shard.file].add(name, tensor, sha256.update)
         self._tensors[name] = TensorDigest(planned.dtype, planned.shape, sha256.hexdigest())
@@ -113,7 +139,7 @@ class ShardSet:
         missing = next((name for name in self._planned if name not in self._tensors), None)
         if missing is not None:
             raise CheckpointError(f"tensor {missing!r} was planned and never written")
-        self._hasher.shutdown()
+        self._lanes.close()
         files = list(self._files.values())
         if len(self._shards) > 1:
             data = index_json(self._shards)
@@ -127,7 +153,7 @@ class ShardSet:
         for shard in self._open.values():
             shard.abandon()
         self._open.clear()
-        self._hasher.shutdown()
+        self._lanes.close()
 
     def __enter__(self) -> Self:
         return self
@@ -171,13 +197,13 @@ class ShardWriter(ShardSet):
             folder,
             shards,
             "model.safetensors.index.json",
-            lambda path, shard, hasher: _SafetensorsShard(path, shard, hasher, told),
+            lambda path, shard, lanes: _SafetensorsShard(path, shard, lanes, told),
         )
 
 
 class _SafetensorsShard:
     def __init__(
-        self, path: Path, shard: PlannedShard, hasher: Executor, metadata: Mapping[str, str]
+        self, path: Path, shard: PlannedShard, lanes: HashLanes, metadata: Mapping[str, str]
     ) -> None:
         # widest elements first: every tensor then starts at a multiple of its element size
         tensors = sorted(shard.tensors, key=lambda tensor: -ITEM_SIZE[tensor.dtype])
@@ -187,7 +213,7 @@ class _SafetensorsShard:
         for tensor in tensors:
             self._offsets[tensor.name] = at
             at += tensor.nbytes
-        self._file = HashedFile(path, hasher)
+        self._file = HashedFile(path, lanes)
         self._file.write(0, header)
 
     def add(self, name: str, tensor: RawTensor, *also: Callable[[memoryview], object]) -> None:

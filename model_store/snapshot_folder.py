@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model_store.errors import NotASnapshotError, TargetExistsError
-from model_store.files import exclusive
+from model_store.files import exclusive, write_text
+from model_store.folder_swap import put_in_place, rescue
 from model_store.manifest import MANIFEST_NAME, Manifest, Step, read_manifest
+
+_KEY = "resume-key.partial"
+_NOTES = frozenset({_KEY, "journal.partial"})
 
 
 def finished_result(target: Path, step: Step) -> Manifest | None:
@@ -22,35 +26,76 @@ def finished_result(target: Path, step: Step) -> Manifest | None:
 
 
 @contextmanager
-def new_snapshot(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_snapshot(
+    target: Path, *, replace: bool = False, resume_key: str | None = None
+) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends well.
 
     The block writes its files and, last, the manifest. A block that raises, or a process that is
-    killed, leaves no `target`; the leftover is cleared by the next try.
+    killed, leaves no `target`; the leftover is cleared by the next try, or handed to it.
 
     Args:
         target: the snapshot's place; its parents are made.
         replace: allow an older snapshot of ours at `target` to be replaced.
+        resume_key: names the work; what a killed or interrupted run of the same key left is then
+            yielded as it is, and the block decides what of it still stands. Its notes (`is_note`)
+            do not become part of the snapshot.
 
     Raises:
         TargetExistsError: `target` exists and is not ours, or is ours and `replace` is False.
         BusyError: another process is making the same snapshot.
     """
-    target = target.absolute()
     check_target(target, replace=replace)
+    target = target.resolve()  # a link to a folder means the folder: its disk is where bytes go
     target.parent.mkdir(parents=True, exist_ok=True)
     building = target.with_name(f".{target.name}.partial")
     lock = target.with_name(f".{target.name}.lock")
     with exclusive(lock, wait=False, what=str(target)):
+        rescue(target)
+        check_target(target, replace=replace)
+        keep = False
         try:
-            shutil.rmtree(building, ignore_errors=True)
-            building.mkdir()
+            _prepare(building, resume_key)
             yield building
             read_manifest(building)  # a block that forgot its manifest is our bug: fail before use
-            _swap(building, target)
+            if resume_key is not None:
+                for note in (path for path in building.iterdir() if is_note(path.name)):
+                    note.unlink()
+            put_in_place(building, target)
+        except KeyboardInterrupt:
+            keep = resume_key is not None
+            raise
         finally:
-            shutil.rmtree(building, ignore_errors=True)
+            if not keep:
+                shutil.rmtree(building, ignore_errors=True)
             lock.unlink(missing_ok=True)
+
+
+def is_note(name: str) -> bool:
+    """Whether a file of a folder that is being made is a note for the next try."""
+    return name in _NOTES
+
+
+def is_resumable(target: Path, key: str) -> bool:
+    """Whether a killed run of the work that `key` names left something to go on from."""
+    target = target.resolve()
+    return _key_of(target.with_name(f".{target.name}.partial")) == key
+
+
+def _prepare(building: Path, key: str | None) -> None:
+    if key is not None and _key_of(building) == key:
+        return
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    if key is not None:
+        write_text(building / _KEY, key)
+
+
+def _key_of(building: Path) -> str | None:
+    try:
+        return (building / _KEY).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def check_target(target: Path, *, replace: bool) -> None:
@@ -69,12 +114,3 @@ def check_target(target: Path, *, replace: bool) -> None:
         )
     if not replace:
         raise TargetExistsError(f"{target} already holds a snapshot")
-
-
-def _swap(building: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    building.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from model_store.errors import CheckpointError, UnsafeCheckpointError
 from model_store.mapped_file import MappedFile
 
-MAX_ENTRIES = 1_000_000
-_MAX_DIRECTORY = 200_000_000
+MAX_ENTRIES = 100_000
+_MAX_DIRECTORY = 16_000_000
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_LONGEST_GAP = 24  # signature, checksum, two sizes of 8 bytes
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _DESCRIPTOR = 0x0008
 _ALLOWED_FLAGS = 0x0800 | _DESCRIPTOR  # UTF-8 names; sizes written after the data
@@ -32,6 +33,7 @@ class StoredEntry:
     name: str
     start: int
     stop: int
+    crc: int = 0  # torch writes 0 where it was told not to compute them
 
     @property
     def size(self) -> int:
@@ -53,6 +55,7 @@ class _Central:
     size: int
     stored_size: int
     offset: int
+    crc: int
 
 
 def read_entries(file: MappedFile) -> dict[str, StoredEntry]:
@@ -65,17 +68,35 @@ def read_entries(file: MappedFile) -> dict[str, StoredEntry]:
     directory = _directory(file)
     entries: dict[str, StoredEntry] = {}
     folded: set[str] = set()
-    end = 0
+    end, before = 0, None
     for central in sorted(_centrals(file, directory), key=lambda item: item.offset):
         entry = _entry(file, central, directory.start)
-        if central.offset < end or (not entries and central.offset != 0):
+        if central.offset < end or (before is None and central.offset != 0):
             raise UnsafeCheckpointError(f"{file.path}: entry {entry.name!r} overlaps another")
-        end = entry.stop
+        _check_gap(file, before, end, central.offset)
+        end, before = entry.stop, central
         if entry.name.casefold() in folded:
             raise UnsafeCheckpointError(f"{file.path}: entry {entry.name!r} occurs twice")
         folded.add(entry.name.casefold())
         entries[entry.name] = entry
+    _check_gap(file, before, end, directory.start)
     return entries
+
+
+def _check_gap(file: MappedFile, before: _Central | None, start: int, stop: int) -> None:
+    """Between two entries lies nothing, or the checksum and sizes of the one before."""
+    if start == stop:
+        return
+    gap = file.copy(start, stop) if stop - start <= _LONGEST_GAP else b""
+    if before is not None and before.flags & _DESCRIPTOR and gap:
+        for sizes in ("<3L", "<L2Q"):
+            if before.size <= _FULL32 or sizes == "<L2Q":
+                told = struct.pack(sizes, before.crc, before.size, before.size)
+                if gap in (told, b"PK\x07\x08" + told):
+                    return
+    raise UnsafeCheckpointError(
+        f"{file.path} holds {stop - start} bytes that no entry accounts for"
+    )
 
 
 def _directory(file: MappedFile) -> _Directory:
@@ -119,7 +140,7 @@ def _centrals(file: MappedFile, directory: _Directory) -> Iterator[_Central]:
         if at + _CENTRAL.size > len(data) or data[at : at + 4] != b"PK\x01\x02":
             raise UnsafeCheckpointError(f"{file.path}: its zip directory is damaged")
         fields = _CENTRAL.unpack_from(data, at)
-        flags, method, stored, size = fields[3], fields[4], fields[8], fields[9]
+        flags, method, crc, stored, size = fields[3], fields[4], fields[7], fields[8], fields[9]
         name_size, extra_size, comment_size, disk = fields[10:14]
         at += _CENTRAL.size
         name, extra = data[at : at + name_size], data[at + name_size :][:extra_size]
@@ -127,7 +148,7 @@ def _centrals(file: MappedFile, directory: _Directory) -> Iterator[_Central]:
         size, stored, offset = _widened(extra, size, stored, fields[16])
         if disk or comment_size:
             raise UnsafeCheckpointError(f"{file.path}: a zip entry with a comment or a disk")
-        yield _Central(name, flags, method, size, stored, offset)
+        yield _Central(name, flags, method, size, stored, offset, crc)
     if at != len(data):
         raise UnsafeCheckpointError(f"{file.path}: its zip directory holds unlisted bytes")
 
@@ -173,4 +194,4 @@ def _entry(file: MappedFile, central: _Central, directory_start: int) -> StoredE
         text = name.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UnsafeCheckpointError(f"{where} has a name that is not UTF-8") from error
-    return StoredEntry(text, start, start + central.size)
+    return StoredEntry(text, start, start + central.size, central.crc)

@@ -11,12 +11,11 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
 from model_store.errors import CheckpointError
-from model_store.hashed_file import HashedFile
+from model_store.hashed_file import HashedFile, HashLanes
 from model_store.manifest import FileEntry
 from model_store.pickle_records import STORAGES
 from model_store.shard_plan import Plan, PlannedShard, PlannedTensor, plan_shards
@@ -98,10 +97,10 @@ def _entry(name: bytes, offset: int, size: int) -> _Entry:
 
 
 class _TorchShard:
-    def __init__(self, path: Path, shard: PlannedShard, hasher: Executor) -> None:
+    def __init__(self, path: Path, shard: PlannedShard, lanes: HashLanes) -> None:
         program = state_dict_pickle(shard.tensors)
         self._entries: list[_Entry] = []
-        self._file = HashedFile(path, hasher)
+        self._file = HashedFile(path, lanes)
         self._write_whole(b"data.pkl", program)
         self._write_whole(b"byteorder", b"little")
         self._tensors: dict[str, _Entry] = {}

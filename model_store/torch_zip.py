@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from model_store.errors import CheckpointError, UnsafeCheckpointError
 from model_store.mapped_file import MappedFile, TensorInfo
 from model_store.pickle_records import MAX_PROGRAM, TensorRecord, read_records
 from model_store.stored_zip import StoredEntry, read_entries
+from model_store.tensor_names import name_problem
 from model_store.tensors import ITEM_SIZE, RawTensor, from_bits
 
 # what trainers wrap a state dict in
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_CHUNK = 1 << 20
 _ELEMENTS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -36,6 +39,9 @@ class TorchZipFile:
         try:
             self._entries = _weight_entries(self._file)
             program = self._file.copy(*_data_range(self._entries, path))
+            for name, entry in self._entries.items():
+                if not name.startswith("data/"):
+                    _check_crc(self._file, name, entry)
             self._records = _state_dict(_read(program, path), path)
             for name, record in self._records.items():
                 _check(record, self._entries, f"{path}: tensor {name!r}")
@@ -67,6 +73,18 @@ class TorchZipFile:
         gathered = np.lib.stride_tricks.as_strided(elements, record.shape, strides, writeable=False)
         return from_bits(record.storage.dtype, gathered)
 
+    def check_sums(self) -> None:
+        """Read every storage and compare it with the archive's checksum, where it has one.
+
+        Raises:
+            CheckpointError: naming the first entry that is damaged.
+        """
+        for name, entry in self._entries.items():
+            _check_crc(self._file, name, entry)
+
+    def forget(self) -> None:
+        self._file.forget()
+
     def close(self) -> None:
         self._file.close()
 
@@ -92,6 +110,14 @@ def _weight_entries(file: MappedFile) -> dict[str, StoredEntry]:
     return inner
 
 
+def _check_crc(file: MappedFile, name: str, entry: StoredEntry) -> None:
+    crc = 0
+    for start in range(entry.start, entry.stop, _CHUNK):
+        crc = zlib.crc32(file.copy(start, min(start + _CHUNK, entry.stop)), crc)
+    if entry.crc not in (0, crc):
+        raise CheckpointError(f"{file.path}: entry {name[:80]!r} is damaged: its checksum is wrong")
+
+
 def _data_range(entries: Mapping[str, StoredEntry], path: Path) -> tuple[int, int]:
     entry = entries["data.pkl"]
     if entry.size > MAX_PROGRAM:
@@ -110,8 +136,9 @@ def _state_dict(value: Any, path: Path) -> dict[str, TensorRecord]:
     values = _unwrapped(value, path)
     records: dict[str, TensorRecord] = {}
     for name, record in values.items():
-        if type(name) is not str or not name or not name.isprintable():
-            raise UnsafeCheckpointError(f"{path}: a tensor whose name is no plain text")
+        problem = name_problem(name)
+        if problem:
+            raise UnsafeCheckpointError(f"{path}: tensor {str(name)[:80]!r} {problem}")
         if not isinstance(record, TensorRecord):
             raise CheckpointError(
                 f"{path}: {name[:80]!r} is no tensor but a {type(record).__name__}"
@@ -137,7 +164,7 @@ def _check(record: TensorRecord, entries: Mapping[str, StoredEntry], where: str)
     entry = entries.get(f"data/{storage.key}")
     if entry is None:
         raise UnsafeCheckpointError(f"{where}: its storage is not in the archive")
-    if entry.size != storage.elements * ITEM_SIZE[storage.dtype]:
+    if entry.size != storage.nbytes:
         raise UnsafeCheckpointError(f"{where}: its storage has {entry.size} bytes, not as said")
     if 0 in record.shape:
         return

@@ -31,3 +31,9 @@ def test_json_from_outside_is_parsed() -> None:
 def test_what_two_readers_could_take_differently_is_refused(data: bytes) -> None:
     with pytest.raises(StoreError, match=r"thing\.json is not valid JSON"):
         parse_json(data, name="thing.json")
+
+
+@pytest.mark.parametrize("value", [2**53, float("inf"), "a\udcff.bin"])
+def test_what_canonical_json_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(StoreError, match="canonical JSON"):
+        canonical_json([value])

@@ -16,7 +16,9 @@ from safetensors.numpy import save_file
 
 from model_store.checkpoint import open_checkpoint
 from model_store.errors import CheckpointError, StoreError, UnsafeCheckpointError
-from tests.model_store.hostile import NOT_WEIGHTS, Hostile
+from tests.model_store.hostile import Hostile
+from tests.model_store.hostile_folders import FOLDERS
+from tests.model_store.hostile_safetensors import NOT_WEIGHTS
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -183,7 +185,7 @@ def test_an_unknown_tensor_is_an_error_of_ours(sharded: Path) -> None:
         checkpoint.read("x")
 
 
-@pytest.mark.parametrize("bad", NOT_WEIGHTS, ids=lambda bad: bad.label)
+@pytest.mark.parametrize("bad", [*NOT_WEIGHTS, *FOLDERS], ids=lambda bad: bad.label)
 def test_what_is_no_weight_file_is_named_as_what_it_is(tmp_path: Path, bad: Hostile) -> None:
     with pytest.raises(bad.error, match=bad.says):
         open_checkpoint(bad.write(tmp_path))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -53,6 +55,26 @@ def test_an_expected_failure_is_one_line_and_a_hint(capsys: pytest.CaptureFixtur
         "error: model.safetensors: sha256 is bbbbbbbbbbbb…, aaaaaaaaaaaa… was promised",
         f"hint: {DigestMismatchError.hint}",
     ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOTDIR, errno.EROFS])
+def test_what_the_file_system_refuses_is_no_bug_of_ours(
+    capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    status = failing(OSError(number, os.strerror(number), "some/where"))
+
+    lines = capsys.readouterr().err.splitlines()
+    assert status == ExitCode.REFUSED
+    assert lines[0] == f"error: {os.strerror(number)}: some/where"
+    assert len(lines) == 2
+    assert lines[1].startswith("hint: ")
+
+
+def test_a_file_that_we_lost_is_our_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    status = failing(FileNotFoundError(errno.ENOENT, "No such file or directory", "x"))
+
+    assert status == ExitCode.OUR_BUG
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_our_own_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,10 +107,15 @@ def edited(**changes: Any) -> bytes:
         edited(lineage=[{"step": "x"}]),
         edited(source="x"),
         edited(tensors={"a": {}}),
+        edited(files=[{"path": "a.bin", "size": 2**60, "sha256": DIGEST}]),
+        edited(files=[{"path": "a\ud800.bin", "size": 1, "sha256": DIGEST}]),
+        edited(files=[{"path": "a.bin", "size": 1, "sha256": DIGEST}]).replace(
+            b": 1,", b": 1e999,"
+        ),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(data: bytes) -> None:
-    with pytest.raises(NotASnapshotError):
+    with pytest.raises((NotASnapshotError, UnsafePathError)):
         parse_manifest(data, name="m")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from model_store.errors import UsageError
 from model_store.options import (
     OptionValueError,
     UnknownOptionError,
@@ -19,6 +20,17 @@ from model_store.options import (
     provenance,
     to_argv,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    count: int = option("how many", default=1)
+
+
+def parsed_count(text: str) -> Counted:
+    parser = argparse.ArgumentParser()
+    add_options(parser, Counted)
+    return from_args(Counted, parser.parse_args([f"--count={text}"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,14 @@ def test_a_table_and_flags_give_the_same_options() -> None:
 def test_a_table_of_wrong_values_is_refused(table: dict[str, Any]) -> None:
     with pytest.raises(OptionValueError):
         from_table(Options, table)
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53)])
+def test_a_number_that_no_manifest_can_hold_is_refused_at_once(number: int) -> None:
+    with pytest.raises(UsageError, match="beyond"):
+        parsed_count(str(number))
+    with pytest.raises(UsageError, match="beyond"):
+        from_table(Counted, {"count": number})
 
 
 def test_an_unknown_key_is_refused_with_the_known_ones() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model_store.errors import StoreError
+from model_store.errors import StoreError, UnsafePathError
 from model_store.manifest import Manifest, read_manifest, scan, write_manifest
 from model_store.records import (
     Measurement,
@@ -126,3 +126,14 @@ def test_a_damaged_record_is_refused(tmp_path: Path, change: dict[str, Any]) -> 
 def test_hardware_and_versions_say_something() -> None:
     assert hardware()
     assert set(versions(["numpy", "no-such-package"])) == {"python", "numpy"}
+
+
+def test_a_record_is_not_written_through_a_link(tmp_path: Path, snapshot: Path) -> None:
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    elsewhere.mkdir()
+    (snapshot / "records").symlink_to(elsewhere)
+
+    with pytest.raises(UnsafePathError, match="symbolic link"):
+        write_record(snapshot, record(KL))
+
+    assert list(elsewhere.iterdir()) == []

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from model_store.errors import CheckpointError
 from model_store.safetensors_file import SafetensorsFile
-from tests.model_store.hostile import SAFETENSORS, Hostile, entry, safetensors
+from tests.model_store.hostile import Hostile, entry, safetensors
+from tests.model_store.hostile_safetensors import SAFETENSORS
 
 
 def test_what_the_reference_library_wrote_is_read(tmp_path: Path) -> None:
