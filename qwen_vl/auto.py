@@ -13,9 +13,11 @@ from transformers import (
 )
 
 from qwen_vl.configuration import QwenVLConfig, QwenVLTextConfig, QwenVLVisionConfig
+from qwen_vl.fast_tokenizer import QwenVLTokenizerFast
 from qwen_vl.image_processing import QwenVLImageProcessor
 from qwen_vl.language import QwenVLTextModel
 from qwen_vl.modeling import QwenVLForConditionalGeneration, QwenVLModel
+from qwen_vl.original_folders import QWenConfig, QWenTokenizer
 from qwen_vl.processing import QwenVLProcessor
 from qwen_vl.tokenization import QwenVLTokenizer
 from qwen_vl.vision import QwenVLVisionModel
@@ -32,5 +34,13 @@ AutoModelForCausalLM.register(QwenVLConfig, QwenVLForConditionalGeneration, exis
 AutoImageProcessor.register(
     QwenVLConfig, image_processor_classes={"pil": QwenVLImageProcessor}, exist_ok=True
 )
-AutoTokenizer.register(QwenVLConfig, tokenizer_class=QwenVLTokenizer, exist_ok=True)
+# Not under QwenVLConfig: a tokenizer found by config gives way to remote code when a caller of 2023
+# says trust_remote_code=True, one found by its name does not.
+for _key, _tokenizer in (
+    (QwenVLTextConfig, QwenVLTokenizer),
+    (QwenVLVisionConfig, QwenVLTokenizerFast),
+    (QWenConfig, QWenTokenizer),
+):
+    AutoTokenizer.register(_key, tokenizer_class=_tokenizer, exist_ok=True)
+AutoConfig.register(QWenConfig.model_type, QWenConfig, exist_ok=True)
 AutoProcessor.register(QwenVLConfig, QwenVLProcessor, exist_ok=True)

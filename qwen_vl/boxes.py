@@ -82,11 +82,12 @@ def latest_picture(response: str, history: Sequence[Turn] | None) -> ImageInput 
     Raises:
         MalformedTextError: a text that was looked at has broken tags.
     """
-    found = _latest(response, history)
+    found = latest_source(response, history)
     return found.image if isinstance(found, ImageSource) else found
 
 
-def _latest(response: str, history: Sequence[Turn] | None) -> ImageSource | str | None:
+def latest_source(response: str, history: Sequence[Turn] | None) -> ImageSource | str | None:
+    """The same, as what was handed over, or as the name that plain text gives."""
     for text in (response, *(query for query, _ in reversed(history or []))):
         paths = [piece.content for piece in split_tags(text) if piece.kind == "image"]
         if paths:
@@ -180,7 +181,7 @@ def draw_on_latest_picture(
     Raises:
         ImageNotAllowedError: the picture is only a path in plain text, and `allow_paths` is off.
     """
-    picture = _latest(response, history)
+    picture = latest_source(response, history)
     boxes = parse_boxes(response)
     if picture is None or not boxes:
         return None

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from qwen_vl.errors import ImageNotAllowedError
 from qwen_vl.image_sources import ImageSource, ImageText
 from qwen_vl.image_spans import span_ids
+from qwen_vl.image_text_tokenizer import ImageTextTokenizer
 from qwen_vl.list_format import neutral_name
 from qwen_vl.ranks import GROUNDING_TAGS, IM_END, IM_START, IMAGE_TAGS, IMG_END, IMG_START
-from qwen_vl.tokenization import QwenVLTokenizer
 
 Role = Literal["system", "user", "assistant"]
 Query = str | Sequence[Mapping[str, Any]]
@@ -35,21 +35,21 @@ class Part:
         return Part(self.text + other.text, self.ids + other.ids, self.images + other.images)
 
 
-Encoder = Callable[[QwenVLTokenizer, Role, str], Part]
+Encoder = Callable[[ImageTextTokenizer, Role, str], Part]
 
 
-def encode_content(tokenizer: QwenVLTokenizer, role: Role, content: str) -> Part:
+def encode_content(tokenizer: ImageTextTokenizer, role: Role, content: str) -> Part:
     """Encode as in 2023: the nine image, ref, box and quad tags count, control tokens do not."""
     return Part(content, tuple(tokenizer.encode(content, allowed_special=IMAGE_TAGS)))
 
 
-def encode_with_paths(tokenizer: QwenVLTokenizer, role: Role, content: str) -> Part:
+def encode_with_paths(tokenizer: ImageTextTokenizer, role: Role, content: str) -> Part:
     """As in 2023, and every `<img>path</img>` in the text is an image to be opened."""
     part = encode_content(tokenizer, role, content)
-    return Part(part.text, part.ids, tuple(_images_in(content)))
+    return Part(part.text, part.ids, tuple(images_in(content)))
 
 
-def encode_guarded(tokenizer: QwenVLTokenizer, role: Role, content: str) -> Part:
+def encode_guarded(tokenizer: ImageTextTokenizer, role: Role, content: str) -> Part:
     """Encode images that the caller handed over; text alone never becomes one.
 
     A lone `</img>` or `<imgpad>` stays plain text, so that it cannot shift another image's span;
@@ -69,13 +69,13 @@ def encode_guarded(tokenizer: QwenVLTokenizer, role: Role, content: str) -> Part
     return Part(content, tuple(ids), images)
 
 
-def _text_ids(tokenizer: QwenVLTokenizer, role: Role, text: str) -> list[int]:
+def _text_ids(tokenizer: ImageTextTokenizer, role: Role, text: str) -> list[int]:
     if role != "assistant" and IMG_START in unicodedata.normalize("NFC", text):
         raise ImageNotAllowedError(f"the {role} text holds an {IMG_START} of its own")
     return tokenizer.encode(text, allowed_special=GROUNDING_TAGS)
 
 
-def _span_name(tokenizer: QwenVLTokenizer, image: ImageSource, number: int) -> bytes:
+def _span_name(tokenizer: ImageTextTokenizer, image: ImageSource, number: int) -> bytes:
     name = unicodedata.normalize("NFC", image.name).encode("utf-8", "replace")
     if len(name) < tokenizer.n_image_tokens:
         return name
@@ -83,7 +83,8 @@ def _span_name(tokenizer: QwenVLTokenizer, image: ImageSource, number: int) -> b
     return neutral_name(number, tokenizer.n_image_tokens - 1).encode()
 
 
-def _images_in(content: str) -> list[ImageSource]:
+def images_in(content: str) -> list[ImageSource]:
+    """Every `<img>path</img>` of a text as an image to be opened; known ones as handed over."""
     known = {image.start: image for image in getattr(content, "images", ())}
     found = []
     start = content.find(IMG_START)
@@ -96,7 +97,7 @@ def _images_in(content: str) -> list[ImageSource]:
     return found
 
 
-def as_text(tokenizer: QwenVLTokenizer, query: Query) -> str:
+def as_text(tokenizer: ImageTextTokenizer, query: Query) -> str:
     """A query as text; elements are written with `from_list_format`."""
     return query if isinstance(query, str) else tokenizer.from_list_format(query)
 
@@ -108,37 +109,43 @@ class Layout:
     `max_window_size` bounds system text and history, strictly; the query is not counted.
     """
 
-    tokenizer: QwenVLTokenizer
+    tokenizer: ImageTextTokenizer
     encoder: Encoder
     max_window_size: int = 6144
 
     def prompt(self, query: Query, history: Sequence[Turn], system: str) -> Part:
         """The whole prompt, up to where the assistant speaks."""
-        head = self._block("system", system)
+        head = self.block("system", system)
         past = Part("", ())
         for turn in reversed(history):
             candidate = self._turn(turn) + past
             if len(head.ids) + len(candidate.ids) >= self.max_window_size:
                 break
             past = candidate
-        opening = self._control(IM_START) + self._plain("assistant") + self._plain("\n")
-        newline = self._plain("\n")
-        return head + past + newline + self._block("user", query) + newline + opening
+        newline = self.plain("\n")
+        return head + past + newline + self.block("user", query) + newline + self.opening()
 
     def _turn(self, turn: Turn) -> Part:
         query, response = turn
-        newline = self._plain("\n")
-        asked = newline + self._block("user", query) + newline
+        newline = self.plain("\n")
+        asked = newline + self.block("user", query) + newline
         # no response: the newline stays, and the next turn brings a second one
-        return asked if response is None else asked + self._block("assistant", response)
+        return asked if response is None else asked + self.block("assistant", response)
 
-    def _block(self, role: Role, content: Query) -> Part:
+    def opening(self) -> Part:
+        """Where the assistant speaks."""
+        return self.control(IM_START) + self.plain("assistant") + self.plain("\n")
+
+    def block(self, role: Role, content: Query) -> Part:
+        """One message between its control tokens."""
         text = as_text(self.tokenizer, content)
-        inner = self._plain(role) + self._plain("\n") + self.encoder(self.tokenizer, role, text)
-        return self._control(IM_START) + inner + self._control(IM_END)
+        inner = self.plain(role) + self.plain("\n") + self.encoder(self.tokenizer, role, text)
+        return self.control(IM_START) + inner + self.control(IM_END)
 
-    def _plain(self, text: str) -> Part:
+    def plain(self, text: str) -> Part:
+        """A role or a newline: text of our own."""
         return Part(text, tuple(self.tokenizer.encode(text)))
 
-    def _control(self, token: str) -> Part:
+    def control(self, token: str) -> Part:
+        """A control token."""
         return Part(token, (self.tokenizer.special_ids[token],))

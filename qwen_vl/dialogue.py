@@ -18,12 +18,14 @@ from qwen_vl.context import (
     encode_content,
     encode_guarded,
     encode_with_paths,
+    images_in,
 )
 from qwen_vl.errors import ChatFormatError, UnknownChatFormatError
-from qwen_vl.image_sources import open_image
+from qwen_vl.image_fetching import HttpRules
+from qwen_vl.image_sources import ImageText, open_image
+from qwen_vl.image_text_tokenizer import ImageTextTokenizer
 from qwen_vl.ranks import END_OF_TEXT
 from qwen_vl.stop_words import ForceEndAfterStop, StopAfter, before_stop, stop_sequences
-from qwen_vl.tokenization import QwenVLTokenizer
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 DEFAULT_WINDOW = 6144
@@ -71,7 +73,7 @@ class ChatInputs:
 
 
 def make_context(
-    tokenizer: QwenVLTokenizer,
+    tokenizer: ImageTextTokenizer,
     query: Query,
     *,
     history: Sequence[Turn] | None = None,
@@ -99,7 +101,7 @@ def make_context(
 
 
 def chat_inputs(
-    tokenizer: QwenVLTokenizer,
+    tokenizer: ImageTextTokenizer,
     query: Query,
     *,
     image_size: int,
@@ -107,6 +109,7 @@ def chat_inputs(
     system: str = DEFAULT_SYSTEM,
     max_window_size: int = DEFAULT_WINDOW,
     allow_paths: bool = False,
+    http: HttpRules | None = None,
 ) -> ChatInputs:
     """The prompt, with the images of the turns that fit the window opened.
 
@@ -119,6 +122,7 @@ def chat_inputs(
         max_window_size: bounds system text and history; the oldest turns go first.
         allow_paths: open every path that the text itself names, as in 2023. Never set it for
             text that somebody else typed.
+        http: under which rules an address is fetched; None: not at all.
 
     Raises:
         ImageNotAllowedError: a text names an image that nobody handed over.
@@ -127,12 +131,12 @@ def chat_inputs(
     encoder = encode_with_paths if allow_paths else encode_guarded
     layout = Layout(tokenizer, encoder, max_window_size)
     prompt = layout.prompt(query, history or [], system)
-    images = tuple(open_image(source.image) for source in prompt.images)
+    images = tuple(open_image(source.image, http=http) for source in prompt.images)
     return ChatInputs(prompt.text, list(prompt.ids), images, image_size)
 
 
 def decode_tokens(
-    tokenizer: QwenVLTokenizer,
+    tokenizer: ImageTextTokenizer,
     ids: Sequence[int],
     *,
     raw_text_len: int,
@@ -165,20 +169,26 @@ def decode_tokens(
 
 
 @dataclass(frozen=True, slots=True)
-class _ChatOptions:
+class ChatOptions:
     """The keywords of `chat` that are not `generate`'s, and the rest."""
 
     append_history: bool
     max_window_size: int
     stop_words_ids: list[list[int]] | None
     eos_ids: tuple[int, ...]
+    http: HttpRules | None
     generation: dict[str, Any]
 
     @classmethod
-    def of(cls, model: ChatModel, tokenizer: QwenVLTokenizer, given: Mapping[str, Any]) -> Self:
+    def of(cls, model: ChatModel, tokenizer: ImageTextTokenizer, given: Mapping[str, Any]) -> Self:
+        """Sort out what the caller gave.
+
+        Raises:
+            ChatFormatError: the model is no chat model, or `stream` was given.
+        """
         generation = dict(given)
         if generation.pop("stream", None) is not None:
-            raise ChatFormatError("chat() does not stream", hint="Leave `stream` out.")
+            raise ChatFormatError("chat() does not stream", hint="Use chat_stream().")
         config = generation.get("generation_config") or model.generation_config
         chat_format = getattr(config, "chat_format", "chatml")
         if chat_format != "chatml":
@@ -188,18 +198,86 @@ class _ChatOptions:
             window = getattr(config, "max_window_size", None) or DEFAULT_WINDOW
         eos = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
         eos_ids = eos if isinstance(eos, list) else [tokenizer.eod_id if eos is None else eos]
+        allow_http = generation.pop("allow_http", None)
         return cls(
             append_history=generation.pop("append_history", True),
             max_window_size=window,
             stop_words_ids=generation.pop("stop_words_ids", None),
             eos_ids=tuple(eos_ids),
+            http=HttpRules() if allow_http is True else allow_http or None,
             generation=generation,
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question, ready to be generated on: the prompt, its images, and where answers stop."""
+
+    text: str
+    inputs: ChatInputs
+    options: ChatOptions
+    stops: list[list[int]]
+    as_2023: bool
+
+    def arguments(self, device: Any) -> dict[str, Any]:
+        """What `generate` takes, stop sequences included."""
+        given = dict(self.options.generation)
+        if self.as_2023:
+            processors = LogitsProcessorList(given.pop("logits_processor", None) or [])
+            processors.append(ForceEndAfterStop(self.stops, self.options.eos_ids[0]))
+            given["logits_processor"] = processors
+        else:
+            criteria = StoppingCriteriaList(given.pop("stopping_criteria", None) or [])
+            criteria.append(StopAfter(self.stops, len(self.inputs.input_ids)))
+            given["stopping_criteria"] = criteria
+        return self.inputs.model_inputs(device) | given
+
+    def answer_ids(self, new: Sequence[int], end_of_text: int) -> list[int]:
+        """The generated ids before the first stop sequence or end-of-text."""
+        ends = [*self.stops, *([i] for i in self.options.eos_ids), [end_of_text]]
+        return before_stop(new, ends)
+
+
+def ask(
+    model: ChatModel,
+    tokenizer: ImageTextTokenizer,
+    query: Query,
+    *,
+    history: Sequence[Turn] | None,
+    system: str,
+    given: Mapping[str, Any],
+) -> Question:
+    """Prepare what `chat` and `chat_stream` generate on; the arguments are those of `chat`.
+
+    Raises:
+        ChatFormatError: the model is no chat model.
+        ImageError: an image is not allowed, or cannot be opened.
+    """
+    options = ChatOptions.of(model, tokenizer, given)
+    as_2023 = getattr(model, "compat", "default") == "2023"
+    text = as_text(tokenizer, query)
+    if as_2023:
+        # its pictures are opened anyway, and drawing on them later needs to know that
+        text = ImageText(text, images_in(text))
+    inputs = chat_inputs(
+        tokenizer,
+        text,
+        image_size=model.config.vision_config.image_size,
+        history=history,
+        system=system,
+        max_window_size=options.max_window_size,
+        allow_paths=as_2023,
+        http=options.http,
+    )
+    own = options.stop_words_ids
+    stops = own if as_2023 and own is not None else list(own or [])
+    stops.extend(stop_sequences("chatml", tokenizer))  # in 2023 the caller's own list grew
+    return Question(text, inputs, options, stops, as_2023)
+
+
 def chat(
     model: ChatModel,
-    tokenizer: QwenVLTokenizer,
+    tokenizer: ImageTextTokenizer,
     query: Query,
     *,
     history: list[Turn] | None = None,
@@ -219,61 +297,26 @@ def chat(
         query: text, the result of `from_list_format`, or a list of elements.
         history: what an earlier call returned.
         system: the system text.
-        generation: `append_history`, `max_window_size`, `stop_words_ids` (lists of ids), and
-            everything that `model.generate` takes.
+        generation: `append_history`, `max_window_size`, `stop_words_ids` (lists of ids),
+            `allow_http` (True, or HttpRules: fetch images by address), and everything that
+            `model.generate` takes.
 
     Raises:
         ChatFormatError: the model is no chat model.
         ImageError: an image is not allowed, or cannot be opened.
     """
-    options = _ChatOptions.of(model, tokenizer, generation)
-    as_2023 = getattr(model, "compat", "default") == "2023"
-    text = as_text(tokenizer, query)
-    inputs = chat_inputs(
-        tokenizer,
-        text,
-        image_size=model.config.vision_config.image_size,
-        history=history,
-        system=system,
-        max_window_size=options.max_window_size,
-        allow_paths=as_2023,
-    )
-    answer = (_answer_2023 if as_2023 else _answer)(model, tokenizer, inputs, options)
-    if not as_2023 or history is None:
+    asked = ask(model, tokenizer, query, history=history, system=system, given=generation)
+    out = model.generate(**asked.arguments(model.device))
+    ids = cast("list[int]", getattr(out, "sequences", out)[0].tolist())
+    prompt = len(asked.inputs.input_ids)
+    if asked.as_2023:
+        length = len(asked.inputs.raw_text)
+        answer = decode_tokens(tokenizer, ids, raw_text_len=length, context_length=prompt).text
+    else:
+        new = asked.answer_ids(ids[prompt:], tokenizer.eod_id)
+        answer = tokenizer.decode(new, literal=True).strip()
+    if not asked.as_2023 or history is None:
         history = list(history or [])
-    if options.append_history:
-        history.append((text, answer))
+    if asked.options.append_history:
+        history.append((asked.text, answer))
     return answer, history
-
-
-def _answer(
-    model: ChatModel, tokenizer: QwenVLTokenizer, inputs: ChatInputs, options: _ChatOptions
-) -> str:
-    stops = [*(options.stop_words_ids or []), *stop_sequences("chatml", tokenizer)]
-    criteria = StoppingCriteriaList(options.generation.pop("stopping_criteria", None) or [])
-    criteria.append(StopAfter(stops, len(inputs.input_ids)))
-    ids = _generate(model, inputs, options, stopping_criteria=criteria)
-    ends = [*stops, *([i] for i in options.eos_ids), [tokenizer.eod_id]]
-    new = before_stop(ids[len(inputs.input_ids) :], ends)
-    return tokenizer.decode(new, literal=True).strip()
-
-
-def _answer_2023(
-    model: ChatModel, tokenizer: QwenVLTokenizer, inputs: ChatInputs, options: _ChatOptions
-) -> str:
-    stops = options.stop_words_ids if options.stop_words_ids is not None else []
-    stops.extend(stop_sequences("chatml", tokenizer))  # the caller's own list
-    processors = LogitsProcessorList(options.generation.pop("logits_processor", None) or [])
-    processors.append(ForceEndAfterStop(stops, options.eos_ids[0]))
-    ids = _generate(model, inputs, options, logits_processor=processors)
-    raw_text_len, context_length = len(inputs.raw_text), len(inputs.input_ids)
-    return decode_tokens(
-        tokenizer, ids, raw_text_len=raw_text_len, context_length=context_length
-    ).text
-
-
-def _generate(
-    model: ChatModel, inputs: ChatInputs, options: _ChatOptions, **more: Any
-) -> list[int]:
-    out = model.generate(**inputs.model_inputs(model.device), **options.generation, **more)
-    return cast("list[int]", getattr(out, "sequences", out)[0].tolist())

@@ -29,6 +29,7 @@ ToolkitError
     └── ImageError                a picture that cannot be had
         ├── ImageNotAllowedError      a path or address typed into text, or an address at all
         ├── ImageNotFoundError        no such file
+        ├── ImageFetchError           an address that does not give the picture
         └── NotAnImageError           the bytes are no picture, or too large a one
 
 Many also derive from the builtin that the 2023 code raised in the same place, so that callers who
@@ -144,6 +145,12 @@ class ImageNotAllowedError(ImageError):
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
     """No such file."""
+
+
+class ImageFetchError(ImageError):
+    """An address that does not give the picture, within its limits."""
+
+    hint = "Download the picture and name the file."
 
 
 class NotAnImageError(ImageError, ValueError):

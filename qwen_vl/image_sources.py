@@ -1,7 +1,7 @@
 """Open the pictures that callers hand over: a path, bytes, a data URL or a Pillow image.
 
-Nothing here reads an address from the network, and nothing that a picture says about itself is
-believed before its size was checked.
+An address is only fetched under rules that the caller passes, and nothing that a picture says about
+itself is believed before its size was checked.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from qwen_vl.errors import ImageNotAllowedError, ImageNotFoundError, NotAnImageError
+from qwen_vl.image_fetching import HttpRules, fetch_image_bytes
 
 ImageInput = str | Path | bytes | Image.Image
 
@@ -68,19 +69,29 @@ def is_data_url(image: object) -> bool:
     return isinstance(image, str) and image[:5].lower() == "data:"
 
 
-def open_image(image: ImageInput) -> Image.Image:
+def open_image(image: ImageInput, *, http: HttpRules | None = None) -> Image.Image:
     """Open and fully decode one picture; a Pillow image comes back as it is.
 
+    Args:
+        image: a path, bytes, a data URL, an address, or a Pillow image.
+        http: under which rules an address is fetched; None: not at all.
+
     Raises:
-        ImageNotAllowedError: it is an http(s) address.
+        ImageNotAllowedError: it is an http(s) address, and there are no rules, or it breaks them.
+        ImageFetchError: the address gives no picture within the rules.
         ImageNotFoundError: there is no such file.
         NotAnImageError: it is no picture of a kind we read, or too large.
     """
     if isinstance(image, Image.Image):
         _check_size(image, "image")
         return image
-    if is_url(image):
-        raise ImageNotAllowedError("images are not fetched from the network")
+    if isinstance(image, str) and is_url(image):
+        if http is None:
+            raise ImageNotAllowedError(
+                "images are not fetched from the network",
+                hint="Allow it with allow_http=True or --allow-http, or download the picture.",
+            )
+        return _decode(fetch_image_bytes(image, http), "fetched image")
     if isinstance(image, bytes):
         return _decode(image, "image bytes")
     if isinstance(image, str) and is_data_url(image):

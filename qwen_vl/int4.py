@@ -103,6 +103,19 @@ class QuantizedLinear(nn.Module):
         out: Tensor = made.to(dtype).t()
         return out
 
+    def check(self, name: str) -> None:
+        """Look whether the integers mean something.
+
+        Raises:
+            UnsupportedQuantizationError: a group that does not exist, or a v1 zero point whose bits
+                are all ones: written from 0, and readers disagree about it.
+        """
+        if not 0 <= int(self.g_idx.min()) <= int(self.g_idx.max()) < len(self.scales):
+            raise UnsupportedQuantizationError(f"{name}: g_idx names groups that do not exist")
+        zeros = _unpack(self.qzeros, self.form.bits)
+        if self.form.zeros_minus_one and int(zeros.max()) == 2**self.form.bits - 1:
+            raise UnsupportedQuantizationError(f"{name}: a zero point has underflowed")
+
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return nn.functional.linear(x, self.dequantize(x.dtype), bias)

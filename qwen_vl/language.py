@@ -147,7 +147,7 @@ class QwenVLTextModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["QwenVLDecoderLayer"]  # noqa: RUF012  # the base class's protocol
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012  # the base class's protocol
-    _supports_sdpa = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {  # noqa: RUF012  # the base class's protocol

@@ -31,7 +31,13 @@ from qwen_vl.config_map import (
 from qwen_vl.configuration import QwenVLConfig
 from qwen_vl.errors import ConfigError, RankFileError, UnknownDtypeError, WeightNamesError
 from qwen_vl.image_processing import QwenVLImageProcessor
-from qwen_vl.int4 import QuantizedFormat, is_packed, put_quantized, quantized_modules
+from qwen_vl.int4 import (
+    QuantizedFormat,
+    QuantizedLinear,
+    is_packed,
+    put_quantized,
+    quantized_modules,
+)
 from qwen_vl.list_format import Style
 from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.processing import QwenVLProcessor
@@ -58,6 +64,7 @@ class FolderConfig:
     native: dict[str, Any]
     original_layout: bool
     quantization: QuantizedFormat | None
+    quantization_config: dict[str, Any] | None = None  # as written in the folder
 
     @classmethod
     def read(cls, folder: Path) -> FolderConfig:
@@ -77,7 +84,9 @@ class FolderConfig:
         if quantization is None and (folder / "quantize_config.json").is_file():
             quantization = _read_json(folder / "quantize_config.json")
         form = None if quantization is None else QuantizedFormat.from_config(quantization)
-        return cls(native, original, form)
+        if quantization is not None:  # the file of its own did not say which method
+            quantization = {"quant_method": "gptq", **quantization}
+        return cls(native, original, form, quantization)
 
     def build(self) -> QwenVLConfig:
         """Make the config object.
@@ -126,8 +135,14 @@ def load_model(
         with torch.device(device):
             for name, tensor in source.tensors():
                 _assign(model, name, _cast(name, tensor, wanted).to(device))
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            module.check(name)
     rotary = model.model.language_model.rotary_emb
     rotary.inv_freq = rotary.frequencies(torch.device(device))
+    if described.quantization_config is not None:
+        # for save_pretrained; set late, so that transformers looks for no kernels of its own
+        config.quantization_config = described.quantization_config
     model.generation_config = _generation_config(folder, config)
     model.compat = compat
     model.eval()

@@ -19,7 +19,9 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from qwen_vl.configuration import QwenVLConfig
+from qwen_vl.conversing import ConversingModel
 from qwen_vl.errors import ImageBlockError, InputError, UnknownCompatError
+from qwen_vl.folder_loading import FolderLoading
 from qwen_vl.image_blocks import BlockTokens, image_places
 from qwen_vl.language import QwenVLTextModel
 from qwen_vl.projector import QwenVLProjector, sincos_table
@@ -43,7 +45,7 @@ class QwenVLCausalLMOutputWithPast(CausalLMOutputWithPast):
     image_hidden_states: Tensor | None = None
 
 
-class QwenVLPreTrainedModel(PreTrainedModel):
+class QwenVLPreTrainedModel(FolderLoading, PreTrainedModel):  # type: ignore[misc]  # from_pretrained
     """What the two outer classes share."""
 
     config: QwenVLConfig
@@ -53,7 +55,7 @@ class QwenVLPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["QwenVLDecoderLayer", "QwenVLVisionLayer"]  # noqa: RUF012  # the base class's protocol
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012  # the base class's protocol
-    _supports_sdpa = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
@@ -145,14 +147,33 @@ class QwenVLModel(QwenVLPreTrainedModel):
             image_hidden_states=rows,
         )
 
+    def get_placeholder_mask(
+        self, input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor
+    ) -> Tensor:
+        """Say which positions images take: (rows, n, 1), to broadcast over `inputs_embeds`.
+
+        Args:
+            input_ids: (rows, n) with whole image blocks.
+            inputs_embeds: (rows, n, hidden).
+            image_features: (images, n_queries, hidden), for their number only.
+
+        Raises:
+            ImageBlockError: blocks and images do not fit each other.
+        """
+        where = image_places(input_ids, self._block_tokens, images=len(image_features))
+        mask = torch.zeros(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+        mask[where] = True
+        return mask[..., None]
+
+    @property
+    def _block_tokens(self) -> BlockTokens:
+        config = self.config
+        return BlockTokens(config.image_start_token_id, config.image_end_token_id, config.n_queries)
+
     def _write_images(
         self, input_ids: Tensor, embeddings: Tensor, pixel_values: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        tokens = BlockTokens(
-            self.config.image_start_token_id,
-            self.config.image_end_token_id,
-            self.config.n_queries,
-        )
+        tokens = self._block_tokens
         if pixel_values is None:
             _check_no_blocks(input_ids, tokens)
             return embeddings, None
@@ -161,7 +182,9 @@ class QwenVLModel(QwenVLPreTrainedModel):
         return embeddings.index_put(where, rows.to(embeddings)), rows
 
 
-class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
+class QwenVLForConditionalGeneration(  # type: ignore[misc]  # from_pretrained
+    ConversingModel, QwenVLPreTrainedModel, GenerationMixin
+):
     """Qwen-VL with its language head."""
 
     _tied_weights_keys = {  # noqa: RUF012  # the base class's protocol

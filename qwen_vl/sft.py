@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from qwen_vl.errors import ConversationError
-from qwen_vl.tokenization import QwenVLTokenizer
+from qwen_vl.image_text_tokenizer import ImageTextTokenizer
 
 IGNORED = -100
 DEFAULT_SYSTEM = "You are a helpful assistant."
@@ -18,7 +18,7 @@ _ROLES = ("user", "assistant")
 
 def labels(
     conversation: Sequence[Mapping[str, str]],
-    tokenizer: QwenVLTokenizer,
+    tokenizer: ImageTextTokenizer,
     max_length: int,
     *,
     system: str = DEFAULT_SYSTEM,
@@ -59,7 +59,7 @@ def _role(turn: Mapping[str, str]) -> str:
     return role
 
 
-def _turn(tokenizer: QwenVLTokenizer, role: str, text: str) -> tuple[list[int], list[int]]:
+def _turn(tokenizer: ImageTextTokenizer, role: str, text: str) -> tuple[list[int], list[int]]:
     head = tokenizer.encode(role) + tokenizer.encode("\n")
     content = tokenizer.encode(text)
     tail = [tokenizer.im_end_id, *tokenizer.encode("\n")]
@@ -71,7 +71,7 @@ def _turn(tokenizer: QwenVLTokenizer, role: str, text: str) -> tuple[list[int], 
     )
 
 
-def is_whole(input_ids: Sequence[int], tokenizer: QwenVLTokenizer) -> bool:
+def is_whole(input_ids: Sequence[int], tokenizer: ImageTextTokenizer) -> bool:
     """Whether no image span was cut: such a sample cannot be trained on."""
     layout = tokenizer.spans
     return input_ids.count(layout.start_id) == input_ids.count(layout.end_id)

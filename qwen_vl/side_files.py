@@ -31,12 +31,13 @@ def native_side_files(
             **known,
             KEPT_TOKENIZER: None if tokenizer_config is None else dict(tokenizer_config),
         },
-        PREPROCESSOR: _image_processor(native["vision_config"]["image_size"]),
+        PREPROCESSOR: image_processor(native["vision_config"]["image_size"]),
         PROCESSOR: {"processor_class": "QwenVLProcessor"},
     }
 
 
-def _image_processor(image_size: int) -> dict[str, Any]:
+def image_processor(image_size: int) -> dict[str, Any]:
+    """The image processor's settings: bicubic to a square, CLIP's mean and deviation."""
     return {
         "image_processor_type": "QwenVLImageProcessor",
         "processor_class": "QwenVLProcessor",

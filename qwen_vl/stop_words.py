@@ -9,12 +9,12 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
 from qwen_vl.errors import StopWordsError, UnknownChatFormatError
-from qwen_vl.tokenization import QwenVLTokenizer
+from qwen_vl.image_text_tokenizer import ImageTextTokenizer
 
 StopSequences = list[list[int]]
 
 
-def stop_sequences(chat_format: str, tokenizer: QwenVLTokenizer) -> StopSequences:
+def stop_sequences(chat_format: str, tokenizer: ImageTextTokenizer) -> StopSequences:
     """The sequences that end an answer in a chat format.
 
     Raises:

@@ -102,7 +102,7 @@ class QwenVLVisionModel(PreTrainedModel):
     input_modalities = "image"
     supports_gradient_checkpointing = True
     _no_split_modules = ["QwenVLVisionLayer"]  # noqa: RUF012  # the base class's protocol
-    _supports_sdpa = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {  # noqa: RUF012  # the base class's protocol
         "hidden_states": QwenVLVisionLayer,

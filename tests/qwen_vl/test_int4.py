@@ -1,16 +1,21 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
+import qwen_vl.auto  # noqa: F401  # registers with the Auto classes
+from model_store.gptq_format import dequantize
 from qwen_vl.errors import UnsupportedQuantizationError
 from qwen_vl.int4 import QuantizedFormat, QuantizedLinear, put_quantized
 from qwen_vl.loading import load_model
-from tests.qwen_vl import tiny_model
+from tests.qwen_vl import golden_weights, tiny_model
+from tests.qwen_vl.model_goldens import SHARED
 from tests.qwen_vl.text_goldens import ASSETS
 
 GROUP = 16
@@ -89,6 +94,97 @@ def test_dequantized_weights_are_those_of_autogptq(case: str) -> None:
     torch.testing.assert_close(made, kept["dequant_f16"], rtol=1e-3, atol=2e-4)
     x = torch.randn(3, columns, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layer(x), x @ layer.dequantize(torch.float32).T)
+
+
+@pytest.mark.parametrize("case", ["sym_g128", "sym_g32", "asym_g64", "dead_column"])
+def test_unpacking_agrees_with_the_store_bit_for_bit(case: str) -> None:
+    with np.load(ASSETS / "gptq.npz") as numbers:
+        packed = [numbers[f"{case}/{key}"] for key in ("qweight", "qzeros", "scales_f16", "g_idx")]
+    columns, groups = len(packed[3]), len(packed[2])
+    form = QuantizedFormat(4, columns // groups)
+    layer = QuantizedLinear(columns, packed[0].shape[1], form, bias=False)
+    for name, array in zip(("qweight", "qzeros", "scales", "g_idx"), packed, strict=True):
+        setattr(layer, name, torch.from_numpy(array))
+
+    layer.check(case)
+
+    expected = torch.from_numpy(dequantize(*packed, bits=4, version="gptq"))
+    assert torch.equal(layer.dequantize(torch.float32).T, expected)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("case", ["sym_g128", "sym_g32", "asym_g64", "dead_column"])
+def test_a_forward_pass_is_that_of_autogptq(case: str) -> None:
+    place = SHARED / "public"
+    if not place.is_dir():
+        pytest.skip("the golden data is not beside the checkout")
+    recorded = json.loads((place / "gptq.json").read_text())
+    config = recorded["cases"][case]["config"]
+    with np.load(place / "gptq.npz") as numbers:
+        kept = {key: numbers[f"{case}/{key}"] for key in ("qweight", "qzeros", "scales_f16")}
+        expected = torch.from_numpy(numbers[f"{case}/forward_f32_first_batch"])
+    layer = QuantizedLinear(
+        config["inf"], config["outf"], QuantizedFormat(4, config["gs"]), bias=False
+    )
+    for ours, theirs in (("qweight", "qweight"), ("qzeros", "qzeros"), ("scales", "scales_f16")):
+        setattr(layer, ours, torch.from_numpy(kept[theirs]))
+
+    made = layer(first_batch(case, config, recorded["salt"]))
+
+    torch.testing.assert_close(made, expected, rtol=2e-3, atol=2e-3)
+
+
+def first_batch(case: str, config: dict[str, Any], salt: str) -> Tensor:
+    """The inputs that gptq.json describes."""
+    width, rows = config["inf"], config["n"] * config["tok"]
+    z = golden_weights.weight(f"gptq.{case}.calib.weight", (rows, width), salt)
+    z = z.astype(np.float32) * np.sqrt(np.float32(width))
+    mix = golden_weights.weight(f"gptq.{case}.mix.weight", (width, width), salt)
+    x = (z + 0.7 * (z @ mix)).astype(np.float32)
+    x[:, config.get("dead", [])] = 0
+    return torch.from_numpy(x[: config["tok"]]).half().float()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [("qzeros", -1, "zero point has underflowed"), ("g_idx", 99, "groups that do not exist")],
+)
+def test_integers_that_mean_nothing_are_refused_as_by_the_store(
+    part: str, value: int, says: str, tmp_path: Path
+) -> None:
+    int4, _ = write_int4_folders(tmp_path)
+    weights = load_file(int4 / "model.safetensors")
+    weights[f"transformer.h.1.mlp.w2.{part}"].view(-1)[0] = value
+    save_file(weights, int4 / "model.safetensors")
+
+    with pytest.raises(UnsupportedQuantizationError, match=rf"layers\.1\.mlp\.gate_proj.*{says}"):
+        load_model(int4)
+
+
+@pytest.mark.parametrize("auto", [AutoModelForCausalLM, AutoModelForImageTextToText, AutoModel])
+def test_an_int4_folder_is_saved_natively_and_loads_through_the_auto_classes(
+    auto: Any, tmp_path: Path
+) -> None:
+    int4, _ = write_int4_folders(tmp_path, in_config=False)
+    model = load_model(int4)
+
+    model.save_pretrained(tmp_path / "native")
+    again = auto.from_pretrained(tmp_path / "native")
+
+    saved = json.loads((tmp_path / "native" / "config.json").read_text())
+    assert saved["model_type"] == "qwen_vl"
+    assert saved["quantization_config"] == CONFIG
+    wanted = (model.model if auto is AutoModel else model).state_dict()
+    loaded = again.state_dict()
+    assert loaded.keys() == wanted.keys()
+    assert all(torch.equal(loaded[name], wanted[name]) for name in wanted)
+    assert same_logits(load_model(tmp_path / "native"), model)
+
+
+def same_logits(first: nn.Module, second: nn.Module) -> bool:
+    ids = tiny_model.text_ids(9)[None]
+    with torch.no_grad():
+        return torch.equal(first(ids).logits, second(ids).logits)
 
 
 @pytest.mark.parametrize("in_config", [True, False], ids=["config.json", "quantize_config.json"])

@@ -1,0 +1,116 @@
+"""`from_pretrained` for folders of either layout, with the flags of 2023."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qwen_vl.errors import InputError, UnsupportedArchitectureError
+
+if TYPE_CHECKING:
+    from qwen_vl.modeling import QwenVLForConditionalGeneration
+
+_FLAGS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# of no consequence when the weights are read from a folder by ourselves
+_IGNORED = frozenset(
+    {
+        "config", "trust_remote_code", "adapter_kwargs", "revision", "cache_dir", "token",
+        "force_download", "local_files_only", "proxies", "use_safetensors", "weights_only",
+        "low_cpu_mem_usage", "use_flash_attn", "use_cache_quantization", "use_cache_kernel",
+    }
+)  # fmt: skip
+
+
+class FolderLoading:
+    """Mixed into every Qwen-VL model in front of PreTrainedModel."""
+
+    @classmethod
+    def from_pretrained(cls, folder: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as every transformers model, and from a folder of 2023 or an Int4 one as well.
+
+        Args:
+            folder: a folder, or a repo id in the native layout.
+            args: passed on.
+            kwargs: passed on; besides `bf16`, `fp16`, `fp32` choose the dtype, `compat` is that
+                of `load_model`, and `trust_remote_code` changes nothing: no code of the folder
+                runs.
+
+        Raises:
+            InputError: two dtypes, or an option that a folder of 2023 cannot be loaded with.
+            ModelError: see `load_model`.
+        """
+        chosen = [dtype for flag, dtype in _FLAGS.items() if kwargs.pop(flag, None) is True]
+        for key in ("torch_dtype", "dtype"):
+            given = kwargs.pop(key, None)
+            chosen += [] if given in (None, "auto") else [given]
+        if len(chosen) > 1:
+            raise InputError("one dtype, please: bf16, fp16, fp32 and dtype exclude each other")
+        compat = kwargs.pop("compat", "default")
+        if _is_ours_to_read(Path(folder)):
+            return _load(cls, Path(folder), chosen[0] if chosen else None, compat, kwargs)
+        if chosen:
+            kwargs["dtype"] = chosen[0]
+        model = super().from_pretrained(folder, *args, **kwargs)  # type: ignore[misc]  # PreTrainedModel's
+        loaded = model[0] if isinstance(model, tuple) else model
+        if compat != "default":
+            loaded.compat = compat
+        return model
+
+
+def _is_ours_to_read(folder: Path) -> bool:
+    """Whether transformers cannot: the layout of 2023, or integers."""
+    if not (folder / "config.json").is_file():
+        return False
+    config = json.loads((folder / "config.json").read_bytes())
+    return (
+        config.get("model_type") == "qwen"
+        or "quantization_config" in config
+        or (folder / "quantize_config.json").is_file()
+    )
+
+
+def _load(cls: type, folder: Path, dtype: Any, compat: str, options: dict[str, Any]) -> Any:
+    from qwen_vl.loading import load_model
+
+    attention = options.pop("attn_implementation", None)
+    device_map = options.pop("device_map", None)
+    unknown = sorted(key for key in options if key not in _IGNORED and not key.startswith("_"))
+    if unknown:
+        raise InputError(
+            f"a folder of 2023 cannot be loaded with {', '.join(unknown)}",
+            hint="Convert it first: python -m conversion.to_transformers.",
+        )
+    model = load_model(folder, dtype=dtype, device=one_device(device_map), compat=compat)
+    if attention is not None:
+        model.set_attn_implementation(attention)
+    return _part(cls, model)
+
+
+def _part(cls: type, model: QwenVLForConditionalGeneration) -> Any:
+    for part in (model, model.model, model.model.language_model, model.model.vision_tower):
+        if isinstance(part, cls):
+            return part
+    raise UnsupportedArchitectureError(f"a Qwen-VL folder holds no {cls.__name__}")
+
+
+def one_device(device_map: Any) -> torch.device:
+    """The device a map means, where all of the model goes to one.
+
+    Raises:
+        InputError: the map spreads the model.
+    """
+    if device_map is None:
+        return torch.device("cpu")
+    if isinstance(device_map, dict):
+        if set(device_map) != {""}:
+            raise InputError(
+                "a folder of 2023 is loaded onto one device, this device_map names several",
+                hint="Convert it first: python -m conversion.to_transformers.",
+            )
+        device_map = device_map[""]
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(f"cuda:{device_map}" if isinstance(device_map, int) else device_map)
