@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from conversion.distances import differing_numbers, distances
 from conversion.layouts import Layout, layout_of, read_json_file, vision_heads
 from model_store.checkpoint import Checkpoint, open_checkpoint
 from model_store.errors import WeightMapError
 from model_store.progress import NoProgress, Progress
-from model_store.tensors import RawTensor, from_bits
+from model_store.tensors import RawTensor
 from model_store.weight_rules import Move, Op, TensorSpec
 from qwen_vl.weight_map import native_plan
 
@@ -23,18 +25,24 @@ _CHUNK = 1 << 22  # elements whose float64 differences are in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A tensor whose dtype or shape differs, as "BF16 (4, 4)"."""
+    """A tensor whose dtype or shape differs, as "BF16 (4, 4)".
+
+    Where only the dtype does, the values are compared as numbers: how many differ, and how far.
+    """
 
     name: str
     reference: str
     candidate: str
+    differing: int | None = None
+    max_abs: float | None = None
+    mean_abs: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A tensor whose bytes differ.
 
-    The distances are None where numbers cannot tell them: NaN, infinity, 8-bit floats, integers.
+    The distances are None where numbers cannot tell them: NaN or infinity.
     """
 
     name: str
@@ -55,6 +63,7 @@ class Report:
     unmapped: tuple[str, ...]  # why a tensor has no place in the other layout
     mismatched: tuple[Mismatch, ...]
     unequal: tuple[Difference, ...]
+    hints: tuple[str, ...] = ()  # what may explain the differences, in a sentence each
 
     @property
     def identical(self) -> bool:
@@ -72,7 +81,14 @@ class Report:
             "extra": list(self.extra),
             "unmapped": list(self.unmapped),
             "mismatched": [
-                {"name": m.name, "reference": m.reference, "candidate": m.candidate}
+                {
+                    "name": m.name,
+                    "reference": m.reference,
+                    "candidate": m.candidate,
+                    "differing": m.differing,
+                    "max_abs": m.max_abs,
+                    "mean_abs": m.mean_abs,
+                }
                 for m in self.mismatched
             ],
             "unequal": [
@@ -85,6 +101,7 @@ class Report:
                 }
                 for d in self.unequal
             ],
+            "hints": list(self.hints),
         }
 
     def text(self, *, most: int = 10) -> str:
@@ -94,12 +111,9 @@ class Report:
         lines += _some(self.missing, "missing", most)
         lines += _some(self.extra, "extra", most)
         lines += _some(self.unmapped, "no place", most)
-        lines += _some(
-            [f"{m.name}: {m.reference} against {m.candidate}" for m in self.mismatched],
-            "other dtype or shape",
-            most,
-        )
+        lines += _some([_mismatch_words(m) for m in self.mismatched], "other dtype or shape", most)
         lines += _some([_words(d) for d in self.unequal], "unequal", most)
+        lines += [f"hint: {hint}" for hint in self.hints]
         return "\n".join(lines)
 
 
@@ -167,21 +181,79 @@ def _compare(sides: Sequence[_Side], plans: Sequence[_Plan], progress: Progress)
     common = {
         name
         for name, spec in reference.items()
-        if name in candidate and _kind(spec) == _kind(candidate[name])
+        if name in candidate and spec.shape == candidate[name].shape
     }
-    return Report(
+    cast = {name for name in common if reference[name].dtype != candidate[name].dtype}
+    found = list(_unequal(sides, plans, common, progress))
+    distances = {difference.name: difference for difference in found}
+    report = Report(
         layouts=(sides[0].layout.value, sides[1].layout.value),
-        compared=len(common),
+        compared=len(common) - len(cast),
         missing=tuple(name for name in reference if name not in candidate),
         extra=tuple(name for name in candidate if name not in reference),
         unmapped=(*plans[0].unmapped, *plans[1].unmapped),
         mismatched=tuple(
-            Mismatch(name, _kind(spec), _kind(candidate[name]))
+            _mismatch(name, spec, candidate[name], name in cast, distances.get(name))
             for name, spec in reference.items()
-            if name in candidate and name not in common
+            if name in candidate and (name in cast or name not in common)
         ),
-        unequal=tuple(_unequal(sides, plans, common, progress)),
+        unequal=tuple(difference for difference in found if difference.name not in cast),
     )
+    configs = (sides[0].config, sides[1].config)
+    return replace(report, hints=tuple(_hints(report, reference, candidate, configs)))
+
+
+def _mismatch(
+    name: str,
+    reference: TensorSpec,
+    candidate: TensorSpec,
+    comparable: bool,
+    difference: Difference | None,
+) -> Mismatch:
+    kinds = (_kind(reference), _kind(candidate))
+    if not comparable:
+        return Mismatch(name, *kinds)
+    if difference is None:
+        return Mismatch(name, *kinds, 0, 0.0, 0.0)
+    return Mismatch(name, *kinds, difference.differing, difference.max_abs, difference.mean_abs)
+
+
+def _hints(
+    report: Report,
+    reference: Mapping[str, TensorSpec],
+    candidate: Mapping[str, TensorSpec],
+    configs: Sequence[Mapping[str, Any]],
+) -> Iterator[str]:
+    dtypes = [m for m in report.mismatched if m.differing is not None]
+    if dtypes and all(m.differing == 0 for m in dtypes):
+        yield "the tensors of another dtype hold the same numbers: a cast that lost nothing."
+    elif dtypes:
+        yield "one side was cast: see max |Δ|; conversion.cast gives both the same dtype."
+    if any(m.differing is None for m in report.mismatched):
+        yield "shapes differ: another size of model, or rows padded or transposed."
+    packed = [any(name.endswith(".qweight") for name in side) for side in (reference, candidate)]
+    if packed[0] != packed[1]:
+        yield (
+            "one side is quantized: its weights cannot be equal; compare what the models say "
+            "with verification.compare, or take it apart with conversion.dequantize."
+        )
+    ends = tuple(
+        name for name in (*report.missing, *report.extra) if name.endswith("lm_head.weight")
+    )
+    if ends and any(config.get("tie_word_embeddings") is True for config in configs):
+        yield f"{ends[0]} is tied to the embeddings: the other side writes it once."
+    prefix = _prefix(report.missing, report.extra)
+    if prefix:
+        yield f"names differ by the prefix {prefix!r}: conversion.rename can take it away."
+
+
+def _prefix(missing: Sequence[str], extra: Sequence[str]) -> str:
+    """What one side's names have in front of the other's; empty when that is not it."""
+    if not missing or len(missing) != len(extra):
+        return ""
+    longer, shorter = (missing, extra) if len(missing[0]) > len(extra[0]) else (extra, missing)
+    head = longer[0].partition(".")[0] + "."
+    return head if {name.removeprefix(head) for name in longer} == set(shorter) else ""
 
 
 def _unequal(
@@ -212,40 +284,38 @@ def _unequal(
 
 
 def compare_tensors(name: str, reference: RawTensor, candidate: RawTensor) -> Difference | None:
-    """Compare two tensors of one dtype and shape; None when their bytes are equal."""
-    ours, theirs = reference.bits().reshape(-1), candidate.bits().reshape(-1)
-    differing = 0
-    for start in range(0, ours.size, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        differing += int(np.count_nonzero(ours[part] != theirs[part]))
+    """Compare two tensors of one shape; None when they are equal.
+
+    Of one dtype: bit by bit. Of two: as numbers, where every NaN is like another.
+    """
+    if reference.dtype != candidate.dtype:
+        differing = differing_numbers(reference, candidate)
+    else:
+        ours, theirs = reference.bits().reshape(-1), candidate.bits().reshape(-1)
+        differing = 0
+        for start in range(0, ours.size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            differing += int(np.count_nonzero(ours[part] != theirs[part]))
     if differing == 0:
         return None
-    return Difference(name, ours.size, differing, *_distances(reference, candidate))
-
-
-def _distances(reference: RawTensor, candidate: RawTensor) -> tuple[float | None, float | None]:
-    if reference.dtype not in ("F64", "F32", "F16", "BF16"):
-        return None, None
-    largest, total, count = 0.0, 0.0, 0
-    for ours, theirs in zip(_chunks(reference), _chunks(candidate), strict=True):
-        if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-            return None, None
-        gaps = np.abs(ours - theirs)
-        largest, total = max(largest, float(gaps.max())), total + float(gaps.sum())
-        count += gaps.size
-    mean = total / count
-    return (largest, mean) if np.isfinite([largest, mean]).all() else (None, None)
-
-
-def _chunks(tensor: RawTensor) -> Iterator[np.ndarray[Any, np.dtype[np.float64]]]:
-    bits = tensor.bits().reshape(-1)
-    for start in range(0, bits.size, _CHUNK):
-        chunk = from_bits(tensor.dtype, bits[start : start + _CHUNK])
-        yield chunk.values().astype(np.float64)
+    elements = math.prod(reference.shape)
+    return Difference(name, elements, differing, *distances(reference, candidate))
 
 
 def _kind(spec: TensorSpec) -> str:
     return f"{spec.dtype} {spec.shape}"
+
+
+def _mismatch_words(mismatch: Mismatch) -> str:
+    words = f"{mismatch.name}: {mismatch.reference} against {mismatch.candidate}"
+    if mismatch.differing is None:
+        return words
+    if mismatch.differing == 0:
+        return f"{words}, the same numbers"
+    words += f", {mismatch.differing} numbers differ"
+    if mismatch.max_abs is None:
+        return words
+    return f"{words}, max |Δ| {mismatch.max_abs:.3g}, mean |Δ| {mismatch.mean_abs:.3g}"
 
 
 def _words(difference: Difference) -> str:

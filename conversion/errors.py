@@ -4,7 +4,8 @@ ConversionError
 ├── NotQwenVLError        another architecture, or a config that contradicts itself
 ├── WrongLayoutError      a checkpoint that is already, or not yet, in the layout asked for
 ├── IncompleteError       tensors that the config promises and the checkpoint does not have
-└── MissingFileError      a file that the conversion needs is not in the snapshot
+├── MissingFileError      a file that the conversion needs is not in the snapshot
+└── BundleError           our modules cannot be put into one file: our bug
 
 Tensors that fit no rule are a `WeightMapError` of model_store.
 """
@@ -12,8 +13,10 @@ Tensors that fit no rule are a `WeightMapError` of model_store.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from model_store.errors import ToolkitError
+from model_store.progress import human_bytes
 
 
 class ConversionError(ToolkitError):
@@ -48,3 +51,42 @@ class MissingFileError(ConversionError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the snapshot has no {what}")
+
+
+class BundleError(ConversionError):
+    """Our modules do something that cannot be put into one file."""
+
+    hint = "This is a bug of modelferry; without --bundle the conversion works."
+
+
+class DiskSpaceError(ConversionError):
+    """The result does not fit on the disk."""
+
+    hint = "Free some space, or name another disk with --into."
+
+    def __init__(self, place: Path, needed: int, free: int) -> None:
+        super().__init__(
+            f"{human_bytes(needed)} are needed and {human_bytes(free)} are free where "
+            f"{place.parent} is"
+        )
+        self.needed, self.free = needed, free
+
+
+class QuantizedError(ConversionError):
+    """A step that needs plain weights was given packed ones, or the other way round."""
+
+
+class AdapterError(ConversionError):
+    """A LoRA adapter that cannot be used, or does not fit its base."""
+
+    hint = "Check that the adapter was trained on this model, with plain LoRA on linear layers."
+
+
+class RuleTableError(ConversionError):
+    """A user's table of names that contradicts itself."""
+
+    hint = "See `python -m conversion.rename --help` for what a table may say."
+
+
+class TiedError(ConversionError):
+    """Tensors that cannot be tied or taken apart as asked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from model_store.errors import UsageError
 from model_store.options import option
@@ -25,12 +26,12 @@ def parse_size(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class ToTransformersOptions:
-    """Original layout -> native layout."""
+class RewriteOptions:
+    """What every rewriting step can be told."""
 
     snapshot: str = option("snapshot folder or repo name", flag="", recorded=False)
     into: str | None = option(
-        "folder, or local:owner/name, to write to (default: local:<owner>/<name>-Native)",
+        "folder, or local:owner/name, to write to (default: named after the source)",
         default=None,
         recorded=False,
     )
@@ -44,40 +45,113 @@ class ToTransformersOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class ToOriginalOptions:
-    """Native layout -> original layout."""
+class ToTransformersOptions(RewriteOptions):
+    """Original layout -> native layout."""
 
-    snapshot: str = option("snapshot folder or repo name", flag="", recorded=False)
-    into: str | None = option(
-        "folder, or local:owner/name, to write to (default: local:<owner>/<name>-Original)",
-        default=None,
+    # the bundle's digest is among the facts of the lineage
+    bundle: bool = option(
+        "add modeling_qwen_vl.py, for tools that load with trust_remote_code",
+        default=False,
         recorded=False,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ToOriginalOptions(RewriteOptions):
+    """Native layout -> original layout."""
+
     format: str = option("kind of weight files", default="bin", choices=("bin", "safetensors"))
     # the size of the files that were published; a .bin file may not be over 4 GB here
     max_shard_size: str = option("largest weight file", default="2GB")
-    verify: bool = option(
-        "hash the source's files against its manifest first", default=True, recorded=False
+
+
+@dataclass(frozen=True, slots=True)
+class SameNamesOptions(RewriteOptions):
+    """What the steps that keep every name can be told."""
+
+    tied: str = option(
+        "tensors that share their bytes: write each, or one as transformers does",
+        default="duplicate",
+        choices=("duplicate", "keep-one"),
     )
-    replace: bool = option(
-        "replace an older snapshot of ours at the target", default=False, recorded=False
+    metadata: tuple[str, ...] = option(
+        "entry for the headers' __metadata__, beside those of the source (repeatable)",
+        default=(),
+        metavar="KEY=VALUE",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class ToSafetensorsOptions:
+class ToSafetensorsOptions(SameNamesOptions):
     """Any layout -> the same names in safetensors files."""
 
-    snapshot: str = option("snapshot folder or repo name", flag="", recorded=False)
-    into: str | None = option(
-        "folder, or local:owner/name, to write to (default: local:<owner>/<name>-Safetensors)",
-        default=None,
-        recorded=False,
+
+@dataclass(frozen=True, slots=True)
+class ReshardOptions(SameNamesOptions):
+    """The same names in files of another size or format."""
+
+    format: str = option(
+        "kind of weight files", default="keep", choices=("keep", "safetensors", "bin")
     )
-    max_shard_size: str = option("largest weight file", default="5GB")
-    verify: bool = option(
-        "hash the source's files against its manifest first", default=True, recorded=False
+
+
+@dataclass(frozen=True, slots=True)
+class CastOptions(RewriteOptions):
+    """The same names, floating-point tensors in another dtype."""
+
+    to: str = option(
+        "dtype to cast to", default="bfloat16", choices=("float32", "bfloat16", "float16")
     )
-    replace: bool = option(
-        "replace an older snapshot of ours at the target", default=False, recorded=False
+    include: tuple[str, ...] = option(
+        "cast only tensors whose name matches (repeatable)", default=(), metavar="GLOB"
     )
+    exclude: tuple[str, ...] = option(
+        "leave tensors whose name matches as they are (repeatable)", default=(), metavar="GLOB"
+    )
+    metadata: tuple[str, ...] = option(
+        "entry for the headers' __metadata__, beside those of the source (repeatable)",
+        default=(),
+        metavar="KEY=VALUE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TextOnlyOptions(RewriteOptions):
+    """Qwen-VL, either layout -> its language part as a stock Qwen2."""
+
+
+@dataclass(frozen=True, slots=True)
+class DequantizeOptions(RewriteOptions):
+    """GPTQ -> plain weights."""
+
+    to: str = option(
+        "dtype of the weights", default="bfloat16", choices=("bfloat16", "float16", "float32")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeLoraOptions(RewriteOptions):
+    """A base snapshot and an adapter -> a merged snapshot."""
+
+    adapter: Path = option("folder of the adapter", recorded=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenameOptions(RewriteOptions):
+    """A snapshot and a table of rules -> the same values under other names."""
+
+    rules: Path = option("TOML table of rules", recorded=False)
+    metadata: tuple[str, ...] = option(
+        "entry for the headers' __metadata__, beside those of the source (repeatable)",
+        default=(),
+        metavar="KEY=VALUE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertLoraOptions:
+    """An adapter in one layout -> the same in the other."""
+
+    adapter: Path = option("folder of the adapter", flag="", recorded=False)
+    into: Path = option("folder to write to", recorded=False)
+    to: str = option("layout to write", choices=("native", "original"))

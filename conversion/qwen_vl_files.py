@@ -7,20 +7,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from conversion.bundle import (
+    BUNDLE,
+    MODEL_AUTO_MAP,
+    PROCESSOR_AUTO_MAP,
+    TOKENIZER_AUTO_MAP,
+    bundle_source,
+)
 from conversion.errors import ConversionError, MissingFileError
 from conversion.layouts import read_json_file
 from conversion.rewriting import OpenedSnapshot
 from model_store.paths import inside
 from qwen_vl.config_map import to_native_config, to_original_config
 from qwen_vl.ranks import read_ranks
+from qwen_vl.side_files import (
+    KEPT_TOKENIZER,
+    PREPROCESSOR,
+    PROCESSOR,
+    TOKENIZER_CONFIG,
+    native_side_files,
+)
+from qwen_vl.tokenizer_json import TOKENIZER_JSON, tokenizer_json
 
 CONFIG = "config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 RANKS = "qwen.tiktoken"
-PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
-KEPT_TOKENIZER = "original_tokenizer_config"  # null: there was no such file
-# what means the same to the native tokenizer; everything else of the file only goes back
-_TOKENIZER_KEYS = ("model_max_length", "padding_side", "truncation_side", "errors", "pad_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +55,31 @@ def native_files(opened: OpenedSnapshot, config: Mapping[str, Any]) -> SideFiles
     """
     if opened.manifest.entry(RANKS) is None:
         raise MissingFileError(RANKS)
-    native = to_native_config(config, n_ranks=len(read_ranks(inside(opened.folder, RANKS))))
-    written = {
-        CONFIG: json_bytes(native),
-        TOKENIZER_CONFIG: json_bytes(_native_tokenizer(_tokenizer_config(opened), native)),
-        PREPROCESSOR: json_bytes(image_processor(native["vision_config"]["image_size"])),
-        PROCESSOR: json_bytes({"processor_class": "QwenVLProcessor"}),
-    }
+    ranks = read_ranks(inside(opened.folder, RANKS))
+    native = to_native_config(config, n_ranks=len(ranks))
+    made = {CONFIG: native, **native_side_files(_tokenizer_config(opened), native)}
+    written = {path: json_bytes(value) for path, value in made.items()}
+    if opened.manifest.entry(TOKENIZER_JSON) is None:
+        written[TOKENIZER_JSON] = tokenizer_json(ranks)
     return SideFiles(written, _others(opened, written))
+
+
+def with_bundle(files: SideFiles) -> SideFiles:
+    """Add the modelling file to native files, and say in them which classes it holds.
+
+    Raises:
+        BundleError: see `bundle_source`.
+    """
+    written = dict(files.written)
+    for path, auto_map in (
+        (CONFIG, MODEL_AUTO_MAP),
+        (TOKENIZER_CONFIG, TOKENIZER_AUTO_MAP),
+        (PREPROCESSOR, PROCESSOR_AUTO_MAP),
+        (PROCESSOR, PROCESSOR_AUTO_MAP),
+    ):
+        written[path] = json_bytes({**json.loads(written[path]), "auto_map": auto_map})
+    written[BUNDLE] = bundle_source()
+    return SideFiles(written, tuple(path for path in files.carried if path != BUNDLE))
 
 
 def original_files(opened: OpenedSnapshot, config: Mapping[str, Any]) -> SideFiles:
@@ -73,25 +100,10 @@ def original_files(opened: OpenedSnapshot, config: Mapping[str, Any]) -> SideFil
     if kept is not None:
         written[TOKENIZER_CONFIG] = json_bytes(kept)
     made_here = {TOKENIZER_CONFIG, PREPROCESSOR, PROCESSOR}
+    if _has_our_tokenizer_json(opened):
+        made_here.add(TOKENIZER_JSON)
     others = tuple(path for path in _others(opened, written) if path not in made_here)
     return SideFiles(written, others)
-
-
-def image_processor(image_size: int) -> dict[str, Any]:
-    """The image processor's settings: bicubic to a square, CLIP's mean and deviation."""
-    return {
-        "image_processor_type": "QwenVLImageProcessor",
-        "processor_class": "QwenVLProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": image_size, "width": image_size},
-        "resample": 3,  # bicubic
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
@@ -113,17 +125,13 @@ def _tokenizer_config(opened: OpenedSnapshot) -> dict[str, Any] | None:
     return read_json_file(inside(opened.folder, TOKENIZER_CONFIG))
 
 
-def _native_tokenizer(
-    original: Mapping[str, Any] | None, native: Mapping[str, Any]
-) -> dict[str, Any]:
-    known = {key: original[key] for key in _TOKENIZER_KEYS if key in original} if original else {}
-    return {
-        "tokenizer_class": "QwenVLTokenizer",
-        "processor_class": "QwenVLProcessor",
-        "n_image_tokens": native["n_queries"],
-        **known,
-        KEPT_TOKENIZER: original,
-    }
+def _has_our_tokenizer_json(opened: OpenedSnapshot) -> bool:
+    """Whether it is the one `native_files` writes, and not one that the original came with."""
+    entries = [opened.manifest.entry(path) for path in (TOKENIZER_JSON, RANKS)]
+    if None in entries:
+        return False
+    made = tokenizer_json(read_ranks(inside(opened.folder, RANKS)))
+    return opened.read_file(TOKENIZER_JSON) == made
 
 
 def _others(opened: OpenedSnapshot, written: Mapping[str, bytes]) -> tuple[str, ...]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from conversion.disk_space import check_space
 from conversion.errors import MissingFileError
+from conversion.resuming import Journal, Tally
+from model_store.canonical import canonical_digest
 from model_store.change_notice import CHANGES, changes_text, is_legal
 from model_store.checkpoint import Checkpoint, TensorInfo, open_checkpoint
-from model_store.errors import NotASnapshotError
+from model_store.errors import NotASnapshotError, UsageError
 from model_store.files import copy_file, write_bytes
 from model_store.manifest import (
     Manifest,
     Step,
+    TensorDigest,
     is_content,
     read_manifest,
     scan,
@@ -24,14 +29,18 @@ from model_store.manifest import (
 )
 from model_store.paths import inside
 from model_store.progress import NoProgress, Progress
+from model_store.shard_plan import PlannedShard, plan_shards
 from model_store.shard_writer import FORMAT_PT, ShardWriter
 from model_store.snapshot_folder import check_target, finished_result, new_snapshot
+from model_store.tensors import ITEM_SIZE, RawTensor
 from model_store.torch_writer import TorchShardWriter
-from model_store.weight_rules import Move, moved, planned
+from model_store.weight_rules import TensorSpec
 
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
 
 Format = Literal["safetensors", "bin"]
+_OURS = frozenset({"format", "notice_of_change"})
+_NAMES = {"safetensors": ("model", ".safetensors"), "bin": ("pytorch_model", ".bin")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +74,64 @@ class OpenedSnapshot:
         )
 
 
+class TensorMove(Protocol):
+    """Source tensors that become target tensors; `weight_rules.Move` is one kind."""
+
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+
+    @property
+    def targets(self) -> tuple[TensorSpec, ...]: ...
+
+    def apply(self, read: Callable[[str], RawTensor]) -> list[RawTensor]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """What one step makes of a snapshot."""
 
     step: Step
-    moves: Sequence[Move]
+    moves: Sequence[TensorMove]
     format: Format
     max_shard_bytes: int
     written: Mapping[str, bytes]  # files made by this step: path -> content
     carried: Sequence[str]  # files copied byte by byte
     summary: str  # a notice of change, in one sentence
+    notes: Sequence[str] = ()  # more sentences for CHANGES.md
+    metadata: Mapping[str, str] = field(default_factory=dict)  # for safetensors headers
+    tally: Tally = field(default_factory=Tally)  # counted by the moves while they run
+
+    def plan(self) -> list[TensorSpec]:
+        """The tensors that will be written, in order."""
+        return [target for move in self.moves for target in move.targets]
+
+    def key(self) -> str:
+        """What names this work: a killed run's shards are taken over when theirs is the same."""
+        return canonical_digest(
+            {
+                "step": self.step.json(),
+                "plan": [[spec.name, spec.dtype, list(spec.shape)] for spec in self.plan()],
+                "format": self.format,
+                "max_shard_bytes": self.max_shard_bytes,
+                "metadata": dict(self.metadata),
+                "summary": self.summary,
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A step's snapshot; `fresh` is False when it was there already."""
+    """A step's snapshot; `fresh` is False when it was there already.
+
+    `reused` are weight files that a killed run had finished; `overflowed` counts finite values that
+    became infinite, by tensor.
+    """
 
     folder: Path
     manifest: Manifest
     fresh: bool
+    reused: tuple[str, ...] = ()
+    overflowed: Mapping[str, int] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         return {
@@ -92,7 +139,15 @@ class Result:
             "content_digest": self.manifest.content_digest,
             "tensors": len(self.manifest.tensors or ()),
             "fresh": self.fresh,
+            "reused": list(self.reused),
+            "overflowed": dict(self.overflowed),
         }
+
+    def sentences(self) -> list[str]:
+        """What deserves a line on the terminal."""
+        tally = Tally()
+        tally.restore(self.overflowed)
+        return tally.sentences()
 
 
 @contextmanager
@@ -137,24 +192,35 @@ def rewrite_snapshot(
     if done is not None:
         return Result(target, done, fresh=False)
     check_target(target, replace=replace)
-    with new_snapshot(target, replace=replace) as building:
-        manifest = _write(opened, building, rewrite, progress or NoProgress())
-    return Result(target, manifest, fresh=True)
+    with new_snapshot(target, replace=replace, resume_key=rewrite.key()) as building:
+        manifest, reused = _write(opened, building, rewrite, progress or NoProgress())
+    return Result(target, manifest, True, reused, rewrite.tally.counts())
 
 
 def _write(
     opened: OpenedSnapshot, building: Path, rewrite: Rewrite, progress: Progress
-) -> Manifest:
-    specs = planned(rewrite.moves)
-    plan = [(spec.name, spec.dtype, spec.shape) for spec in specs.values()]
-    total = sum(opened.checkpoint.info(name).nbytes for m in rewrite.moves for name in m.sources)
+) -> tuple[Manifest, tuple[str, ...]]:
+    journal = Journal(building)
+    check_space(building, bytes_needed(opened, rewrite) - journal.bytes)
+    if journal.shards:
+        progress.log(f"going on: {len(journal.shards)} weight files of a killed run still stand")
+    specs = rewrite.plan()
+    writer = _writer(building, [(spec.name, spec.dtype, spec.shape) for spec in specs], rewrite)
     with (
-        _writer(building, plan, rewrite) as writer,
-        progress.task(rewrite.step.step, total, unit="B") as task,
+        writer,
+        progress.task(rewrite.step.step, sum(map(spec_bytes, specs)), unit="B") as task,
     ):
-        for name, tensor in moved(rewrite.moves, opened.checkpoint.read):
+        for shard in journal.shards:
+            writer.reuse(shard.file, shard.tensors)
+            rewrite.tally.restore(shard.tally)
+            task.advance(sum(spec_bytes(tensor) for tensor in shard.tensors.values()))
+        reused = frozenset(writer.digests)
+        for name, tensor in _made(rewrite.moves, opened.checkpoint.read, reused):
             task.note(name)
+            before = len(writer.finished)
             writer.add(name, tensor)
+            if len(writer.finished) > before:
+                journal.add(writer, rewrite.tally)
             task.advance(tensor.nbytes)
         shards = writer.finish()
     for path in rewrite.carried:
@@ -168,7 +234,19 @@ def _write(
         tensors=shards.tensors,
     )
     write_manifest(building, manifest)
-    return manifest
+    return manifest, tuple(shard.file.path for shard in journal.reused)
+
+
+def _made(
+    moves: Sequence[TensorMove], read: Callable[[str], RawTensor], reused: frozenset[str]
+) -> Iterator[tuple[str, RawTensor]]:
+    """Apply the moves whose targets are not all there; yields what is missing, in order."""
+    for move in moves:
+        if all(target.name in reused for target in move.targets):
+            continue
+        for target, tensor in zip(move.targets, move.apply(read), strict=True):
+            if target.name not in reused:
+                yield target.name, tensor
 
 
 def _writer(
@@ -177,20 +255,66 @@ def _writer(
     if rewrite.format == "bin":
         return TorchShardWriter(building, plan, max_shard_bytes=rewrite.max_shard_bytes)
     # no digest of the parent in here: equal tensors shall give equal weight files
-    metadata = {**FORMAT_PT, "notice_of_change": rewrite.summary}
+    metadata = {**FORMAT_PT, **rewrite.metadata, "notice_of_change": rewrite.summary}
     return ShardWriter(building, plan, max_shard_bytes=rewrite.max_shard_bytes, metadata=metadata)
 
 
 def _changes(opened: OpenedSnapshot, rewrite: Rewrite) -> bytes:
     notes = [
         rewrite.summary,
+        *rewrite.notes,
+        *rewrite.tally.sentences(),
         *[f"`{path}` was written anew." for path in sorted(rewrite.written)],
-        *[f"`{path}` was left out." for path in _left_out(opened, rewrite)],
+        *[f"`{path}` was left out." for path in left_out(opened, rewrite)],
     ]
     return changes_text(opened.folder, opened.manifest, rewrite.step, notes)
 
 
-def _left_out(opened: OpenedSnapshot, rewrite: Rewrite) -> list[str]:
+def header_metadata(opened: OpenedSnapshot, entries: Sequence[str]) -> dict[str, str]:
+    """What safetensors headers will say: the source's entries, and KEY=VALUE ones beside or over.
+
+    Raises:
+        UsageError: an entry without "=", or a key that is written here.
+    """
+    kept = {key: text for key, text in opened.checkpoint.metadata.items() if key not in _OURS}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        if not key or not equals or key in _OURS:
+            raise UsageError(
+                f"--metadata {entry!r} cannot be set",
+                hint=f"Write KEY=VALUE; {' and '.join(sorted(_OURS))} are written by the step.",
+            )
+        kept[key] = text
+    return kept
+
+
+def planned_shards(rewrite: Rewrite) -> tuple[PlannedShard, ...]:
+    """The weight files that will be written, in order.
+
+    Raises:
+        CheckpointError: a plan that cannot be written.
+    """
+    stem, suffix = _NAMES[rewrite.format]
+    plan = [(spec.name, spec.dtype, spec.shape) for spec in rewrite.plan()]
+    return plan_shards(plan, max_shard_bytes=rewrite.max_shard_bytes, stem=stem, suffix=suffix)
+
+
+def spec_bytes(spec: TensorSpec | TensorDigest) -> int:
+    """How many bytes a tensor takes."""
+    return math.prod(spec.shape) * ITEM_SIZE[spec.dtype]
+
+
+def bytes_needed(opened: OpenedSnapshot, rewrite: Rewrite) -> int:
+    """What the new snapshot takes on disk, a little more rather than less."""
+    specs = rewrite.plan()
+    names = sum(len(spec.name) + 300 for spec in specs)
+    sizes = {entry.path: entry.size for entry in opened.manifest.files}
+    beside = sum(map(len, rewrite.written.values())) + sum(sizes[path] for path in rewrite.carried)
+    return sum(map(spec_bytes, specs)) + 2 * names + beside
+
+
+def left_out(opened: OpenedSnapshot, rewrite: Rewrite) -> list[str]:
+    """Files of the source that the result does not have."""
     read = {file.relative_to(opened.folder).as_posix() for file in opened.checkpoint.files}
     kept = {CHANGES, *rewrite.carried, *rewrite.written, *read}
     return [

@@ -1,10 +1,14 @@
-"""The three conversions: snapshot folder and options in, snapshot folder out."""
+"""The steps that keep every value: snapshot folder and options in, snapshot folder out."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conversion.bundle import BUNDLE
 from conversion.errors import NotQwenVLError, WrongLayoutError
 from conversion.layouts import (
     Layout,
@@ -14,20 +18,23 @@ from conversion.layouts import (
     vision_heads,
 )
 from conversion.options import (
+    ReshardOptions,
     ToOriginalOptions,
     ToSafetensorsOptions,
     ToTransformersOptions,
     parse_size,
 )
-from conversion.qwen_vl_files import SideFiles, native_files, original_files
+from conversion.qwen_vl_files import SideFiles, native_files, original_files, with_bundle
 from conversion.rewriting import (
     Format,
     OpenedSnapshot,
     Result,
     Rewrite,
-    open_snapshot,
-    rewrite_snapshot,
+    TensorMove,
+    header_metadata,
 )
+from conversion.running import run_draft
+from conversion.tied import tied_names, tied_sentences
 from model_store.manifest import Step, tool_version
 from model_store.options import provenance
 from model_store.progress import Progress
@@ -48,6 +55,11 @@ TO_SAFETENSORS_NOTICE = (
     "every value is unchanged."
 )
 
+RESHARD_NOTICE = (
+    "Changed by modelferry: the same tensors under the same names, in files of another size or "
+    "format; every value is unchanged."
+)
+
 
 def to_transformers(
     folder: Path,
@@ -64,15 +76,22 @@ def to_transformers(
         WeightMapError, IncompleteError: tensors that do not fit the map or the config.
         TargetExistsError: `target` holds something else.
     """
+    return run_draft(folder, target, draft_to_transformers, options, progress=progress)
+
+
+def draft_to_transformers(opened: OpenedSnapshot, options: ToTransformersOptions) -> Rewrite:
+    """Plan original -> native; see `to_transformers`."""
     size = parse_size(options.max_shard_size)
-    with open_snapshot(folder, verify=options.verify, progress=progress) as opened:
-        config = _config(folder, wanted=Layout.ORIGINAL)
-        moves = list(native_plan(opened.infos(), vision_heads=vision_heads(config)))
-        check_complete(opened.checkpoint.names(), config)
-        files = native_files(opened, config)
-        step = _step("to_transformers", options, opened, moves, {"weight_map": WEIGHT_MAP.digest})
-        rewrite = _rewrite(step, moves, "safetensors", size, files, TO_NATIVE_NOTICE)
-        return rewrite_snapshot(opened, target, rewrite, replace=options.replace, progress=progress)
+    config = _config(opened.folder, wanted=Layout.ORIGINAL)
+    moves = list(native_plan(opened.infos(), vision_heads=vision_heads(config)))
+    check_complete(opened.checkpoint.names(), config)
+    files = native_files(opened, config)
+    facts = {"weight_map": WEIGHT_MAP.digest}
+    if options.bundle:
+        files = with_bundle(files)
+        facts["bundle"] = hashlib.sha256(files.written[BUNDLE]).hexdigest()
+    step = step_of("to_transformers", options, opened, moves, facts)
+    return rewrite_of(step, moves, "safetensors", size, files, TO_NATIVE_NOTICE)
 
 
 def to_original(
@@ -90,16 +109,20 @@ def to_original(
         WeightMapError, IncompleteError: tensors that do not fit the map or the config.
         TargetExistsError: `target` holds something else.
     """
+    return run_draft(folder, target, draft_to_original, options, progress=progress)
+
+
+def draft_to_original(opened: OpenedSnapshot, options: ToOriginalOptions) -> Rewrite:
+    """Plan native -> original; see `to_original`."""
     size = parse_size(options.max_shard_size)
     kind: Format = "bin" if options.format == "bin" else "safetensors"
-    with open_snapshot(folder, verify=options.verify, progress=progress) as opened:
-        config = _config(folder, wanted=Layout.NATIVE)
-        moves = list(original_plan(opened.infos(), vision_heads=vision_heads(config)))
-        check_complete(planned(moves), to_original_config(config))
-        files = original_files(opened, config)
-        step = _step("to_original", options, opened, moves, {"weight_map": WEIGHT_MAP.digest})
-        rewrite = _rewrite(step, moves, kind, size, files, TO_ORIGINAL_NOTICE)
-        return rewrite_snapshot(opened, target, rewrite, replace=options.replace, progress=progress)
+    config = _config(opened.folder, wanted=Layout.NATIVE)
+    moves = list(original_plan(opened.infos(), vision_heads=vision_heads(config)))
+    check_complete(planned(moves), to_original_config(config))
+    files = original_files(opened, config)
+    facts = {"weight_map": WEIGHT_MAP.digest}
+    step = step_of("to_original", options, opened, moves, facts)
+    return rewrite_of(step, moves, kind, size, files, TO_ORIGINAL_NOTICE)
 
 
 def to_safetensors(
@@ -113,18 +136,65 @@ def to_safetensors(
 
     Raises:
         CheckpointError: weights that cannot be read.
+        TiedError: tied tensors that cannot be written once.
         TargetExistsError: `target` holds something else.
     """
+    return run_draft(folder, target, draft_to_safetensors, options, progress=progress)
+
+
+def draft_to_safetensors(opened: OpenedSnapshot, options: ToSafetensorsOptions) -> Rewrite:
+    """Plan the same names in safetensors; see `to_safetensors`."""
+    return _same_names("to_safetensors", opened, options, "safetensors", TO_SAFETENSORS_NOTICE)
+
+
+def reshard(
+    folder: Path, target: Path, options: ReshardOptions, *, progress: Progress | None = None
+) -> Result:
+    """Write any snapshot's tensors under their own names in files of another size or format.
+
+    Raises:
+        CheckpointError: weights that cannot be read, or that the format cannot hold.
+        TiedError: tied tensors that cannot be written once.
+        TargetExistsError: `target` holds something else.
+    """
+    return run_draft(folder, target, draft_reshard, options, progress=progress)
+
+
+def draft_reshard(opened: OpenedSnapshot, options: ReshardOptions) -> Rewrite:
+    """Plan the same names in other files; see `reshard`."""
+    kind = format_of(opened) if options.format == "keep" else options.format
+    return _same_names(
+        "reshard", opened, options, "bin" if kind == "bin" else "safetensors", RESHARD_NOTICE
+    )
+
+
+def format_of(opened: OpenedSnapshot) -> Format:
+    """The format that a snapshot's weights are in."""
+    suffixes = {file.suffix for file in opened.checkpoint.files}
+    return "safetensors" if suffixes == {".safetensors"} else "bin"
+
+
+def _same_names(
+    name: str,
+    opened: OpenedSnapshot,
+    options: ToSafetensorsOptions | ReshardOptions,
+    kind: Format,
+    notice: str,
+) -> Rewrite:
     size = parse_size(options.max_shard_size)
-    with open_snapshot(folder, verify=options.verify, progress=progress) as opened:
-        moves = [
-            Move(Op.RENAME, (name,), (TensorSpec(name, info.dtype, info.shape),), heads=1)
-            for name, info in opened.infos().items()
-        ]
-        files = SideFiles({}, opened.companions())
-        step = _step("to_safetensors", options, opened, moves, {})
-        rewrite = _rewrite(step, moves, "safetensors", size, files, TO_SAFETENSORS_NOTICE)
-        return rewrite_snapshot(opened, target, rewrite, replace=options.replace, progress=progress)
+    metadata = header_metadata(opened, options.metadata)
+    dropped = tied_names(opened, options.tied)
+    moves = [
+        Move(Op.RENAME, (name,), (TensorSpec(name, info.dtype, info.shape),), heads=1)
+        for name, info in opened.infos().items()
+        if name not in dropped
+    ]
+    facts = {"tied": dropped} if dropped else {}
+    step = step_of(name, options, opened, moves, facts)
+    files = SideFiles({}, opened.companions())
+    made = rewrite_of(step, moves, kind, size, files, notice)
+    # the aliases in the header are what safetensors' own save_model writes
+    return dataclasses.replace(made, metadata=metadata | dropped, notes=tied_sentences(dropped))
 
 
 def _config(folder: Path, *, wanted: Layout) -> dict[str, Any]:
@@ -141,15 +211,16 @@ def _config(folder: Path, *, wanted: Layout) -> dict[str, Any]:
     return config
 
 
-def _step(
+def step_of(
     name: str,
-    options: ToTransformersOptions | ToOriginalOptions | ToSafetensorsOptions,
+    options: object,
     opened: OpenedSnapshot,
-    moves: list[Move],
-    facts: dict[str, Any],
+    moves: Sequence[TensorMove],
+    facts: Mapping[str, Any],
 ) -> Step:
+    """The entry in the result's lineage."""
     tensors = {
-        "in": sum(len(move.sources) for move in moves),
+        "in": len({name for move in moves for name in move.sources}),
         "out": sum(len(move.targets) for move in moves),
     }
     return Step(
@@ -162,9 +233,15 @@ def _step(
     )
 
 
-def _rewrite(
-    step: Step, moves: list[Move], kind: Format, size: int, files: SideFiles, summary: str
+def rewrite_of(
+    step: Step,
+    moves: Sequence[TensorMove],
+    kind: Format,
+    size: int,
+    files: SideFiles,
+    summary: str,
 ) -> Rewrite:
+    """Put a plan together."""
     return Rewrite(
         step=step,
         moves=moves,

@@ -4,7 +4,8 @@ Examples:
     python -m conversion.to_original local:me/Qwen-VL-Chat-Native --into Qwen-VL-Chat
     python -m conversion.to_original Qwen-VL-Chat-Native --into Qwen-VL-Chat --format safetensors
 
-Prints the folder of the new snapshot; when it is there already, nothing is written.
+Prints the folder of the new snapshot; when it is there already, nothing is written. A run that was
+killed goes on from the weight files that it had finished.
 """
 
 from __future__ import annotations
@@ -13,31 +14,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from conversion.dry_run import add_dry_run
 from conversion.options import ToOriginalOptions
-from model_store.command import emit, progress_for, run_command
-from model_store.options import add_options, from_args
+from model_store.command import run_command
+from model_store.options import add_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_options(parser, ToOriginalOptions)
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert and print the folder."""
-    from conversion.steps import to_original
-    from hub_tools.snapshots import resolve_snapshot
-    from hub_tools.targets import result_folder
+    from conversion.running import run_step
+    from conversion.steps import draft_to_original
 
-    options = from_args(ToOriginalOptions, args)
-    folder = resolve_snapshot(options.snapshot)
-    target = result_folder(folder, options.into, suffix="Original")
-    progress = progress_for(args)
-    result = to_original(folder, target, options, progress=progress)
-    if not result.fresh:
-        progress.log(f"already done: {result.folder}")
-    emit(args, result.json(), str(result.folder))
-    return 0
+    return run_step(args, ToOriginalOptions, draft_to_original, suffix="Original")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

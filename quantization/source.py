@@ -18,8 +18,10 @@ from model_store.progress import Progress
 from model_store.tensors import RawTensor
 from model_store.weight_rules import TensorInfo, moved, planned
 from quantization.errors import AlreadyQuantizedError, UnsupportedModelError
-from qwen_vl.loading import FolderConfig
+from qwen_vl.loading import FolderConfig, find_rank_file
+from qwen_vl.ranks import read_ranks
 from qwen_vl.side_files import TOKENIZER_CONFIG, native_side_files
+from qwen_vl.tokenizer_json import TOKENIZER_JSON, tokenizer_json
 from qwen_vl.weight_map import native_plan
 
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
@@ -55,6 +57,13 @@ class SourceSnapshot:
             data = inside(self.folder, TOKENIZER_CONFIG).read_bytes()
             told = parse_json(data, name=TOKENIZER_CONFIG)
         return native_side_files(told if isinstance(told, dict) else None, self.config)
+
+    def tokenizer_json(self) -> bytes | None:
+        """The fast tokenizer's file, where the source has none and the native layout has one."""
+        if not self.original_layout or self.manifest.entry(TOKENIZER_JSON) is not None:
+            return None
+        ranks = find_rank_file(self.folder)
+        return None if ranks is None else tokenizer_json(read_ranks(ranks))
 
     @contextmanager
     def tensors(self) -> Iterator[NativeTensors]:

@@ -22,6 +22,7 @@ from quantization.errors import GroupSizeError
 from quantization.options import GptqConfig
 from quantization.solver import QuantizedLinear
 from quantization.source import SourceSnapshot
+from qwen_vl.tokenizer_json import TOKENIZER_JSON
 
 FORMAT: Version = "gptq"  # version 1: what every reader understands
 _WORD = 32
@@ -151,9 +152,12 @@ def write_side_files(
         "config.json": config,
         "quantize_config.json": dict(quantization),
     }
-    for name, value in written.items():
-        write_bytes(building / name, _json_bytes(value))
-    write_bytes(building / CHANGES, _changes(source, step, notice, sorted(written)))
+    files = {name: _json_bytes(value) for name, value in written.items()}
+    if (tokenizer := source.tokenizer_json()) is not None:
+        files[TOKENIZER_JSON] = tokenizer
+    for name, data in files.items():
+        write_bytes(building / name, data)
+    write_bytes(building / CHANGES, _changes(source, step, notice, sorted(files)))
 
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:

@@ -16,11 +16,11 @@ from transformers import (
 
 import qwen_vl.auto  # noqa: F401  registers the classes
 from conversion.options import ToTransformersOptions
-from conversion.qwen_vl_files import image_processor
 from conversion.steps import to_transformers
 from model_store.manifest import Manifest, scan, write_manifest
 from qwen_vl.image_processing import QwenVLImageProcessor
 from qwen_vl.loading import load_model, load_processor
+from qwen_vl.side_files import image_processor
 from scripts.make_tiny_checkpoint import make_checkpoint
 from tests.conversion import published
 

@@ -128,7 +128,7 @@ def test_remote_code_and_the_old_card_stay_behind(tmp_path: Path) -> None:
     assert names == {
         "CHANGES.md", "LICENSE", "NOTICE", "config.json", "ferry.manifest.json",
         "generation_config.json", "model.safetensors.index.json", "preprocessor_config.json",
-        "processor_config.json", "qwen.tiktoken", "tokenizer_config.json",
+        "processor_config.json", "qwen.tiktoken", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert "auto_map" not in json.loads((native / "tokenizer_config.json").read_text())
 

@@ -247,7 +247,9 @@ class _Interrupter(NoProgress):
     """Interrupts as soon as the first layer is done."""
 
     @contextmanager
-    def task(self, label: str, total: int | None = None, *, unit: str = "") -> Iterator[Task]:
+    def task(
+        self, label: str, total: int | None = None, *, unit: str = "", done: int = 0
+    ) -> Iterator[Task]:
         with super().task(label, total, unit=unit) as task:
             yield task if label != "quantize" else _Interrupting()
 
@@ -256,7 +258,7 @@ class _Interrupting:
     def advance(self, amount: int = 1) -> None:
         raise KeyboardInterrupt
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str, **fields: object) -> None: ...
 
 
 def test_an_interrupted_run_leaves_nothing(source: Path, tmp_path: Path) -> None:
