@@ -72,13 +72,15 @@ def read_recipe(path: Path) -> Recipe:
     steps: list[RecipeStep] = []
     for number, raw in enumerate(_list(table, "step", path), 1):
         steps.append(_read_step(raw, steps, where=f"{path.name}, step {number}"))
-    home = table.get("home")
+    home = _text(table, "home", path.name) if "home" in table else None
+    if home is not None and (Path(home).is_absolute() or ".." in Path(home).parts):
+        raise RecipeError(f"{path.name}: home {home!r} is not a folder below work")
     work = Path(_text(table, "work", path.name))
     recipe = Recipe(
         name=_text(table, "name", path.name),
         work=work,
         steps=tuple(steps),
-        home=None if home is None else work / str(home),
+        home=None if home is None else work / home,
         closing=str(table.get("closing", "")),
     )
     _check_references(REFERENCE.findall(recipe.closing), steps, where=f"{path.name}, closing")
@@ -95,6 +97,8 @@ def _read_step(raw: Any, before: list[RecipeStep], *, where: str) -> RecipeStep:
     if uses not in KINDS:
         raise RecipeError(f"{where}: unknown kind {uses!r}", hint=f"Kinds: {', '.join(KINDS)}.")
     table = raw.get("options", {})
+    if not isinstance(table, dict):
+        raise RecipeError(f"{where} ({name}): options are a table, [step.options]")
     step = RecipeStep(name, KINDS[uses], table)
     _check_references([n for value in table.values() for n in _names(value)], before, where=where)
     try:

@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
         text = "\n".join(f"{step['step']}: {step['uses']}" for step in plan)
         emit(args, {"plan": plan}, text)
         return 0
-    outcome = run_recipe(recipe, progress=progress_for(args), again=options.again, quiet=args.quiet)
+    flags = ("--progress", args.progress, *(["--quiet"] if args.quiet else []))
+    outcome = run_recipe(recipe, progress=progress_for(args), again=options.again, flags=flags)
     text = outcome.closing.strip() or "\n".join(f"{k}: {v}" for k, v in outcome.results.items())
     emit(args, {"results": dict(outcome.results), "ran": list(outcome.ran)}, text)
     return 0

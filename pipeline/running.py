@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_store.canonical import canonical_digest
 from model_store.files import exclusive
@@ -23,9 +23,13 @@ from model_store.manifest import tool_version
 from model_store.options import to_argv
 from model_store.progress import Progress
 from pipeline import state
+from pipeline.bonds import dies_with_parent
 from pipeline.errors import PipelineError, RecipeError, StepFailedError
 from pipeline.recipe import REFERENCE, Recipe, RecipeStep
 from pipeline.steps import default_result, load_options, options_class
+
+if TYPE_CHECKING:
+    from hub_tools.server.app import RunningHub
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,19 @@ class Outcome:
 
 
 def run_recipe(
-    recipe: Recipe, *, progress: Progress, again: tuple[str, ...] = (), quiet: bool = False
+    recipe: Recipe,
+    *,
+    progress: Progress,
+    again: tuple[str, ...] = (),
+    flags: tuple[str, ...] = (),
 ) -> Outcome:
     """Carry a recipe through.
+
+    Args:
+        recipe: the steps.
+        progress: told about the steps.
+        again: steps to run even if finished.
+        flags: given to every step's command, such as `--quiet`.
 
     Raises:
         StepFailedError: a step's command failed; its exit code becomes ours.
@@ -50,7 +64,7 @@ def run_recipe(
     recipe.work.mkdir(parents=True, exist_ok=True)
     lock = recipe.work / ".ferry" / "lock"
     with exclusive(lock, wait=False, what=str(recipe.work)), ExitStack() as services:
-        run = _Run(recipe, progress, services, quiet=quiet)
+        run = _Run(recipe, progress, services, flags)
         for number, step in enumerate(recipe.steps, 1):
             run.step(step, again=step.name in again, place=f"{number}/{len(recipe.steps)}")
         closing = run.fill(recipe.closing)
@@ -68,13 +82,16 @@ class _Run:
     """One run's results so far, and the environment that its commands see."""
 
     def __init__(
-        self, recipe: Recipe, progress: Progress, services: ExitStack, *, quiet: bool
+        self, recipe: Recipe, progress: Progress, services: ExitStack, flags: tuple[str, ...]
     ) -> None:
         self.results: dict[str, Path] = {}
         self.ran: list[str] = []
         self._recipe, self._progress, self._services = recipe, progress, services
-        self._quiet = quiet
+        self._flags = flags
         self._environment = dict(os.environ)
+        # another hub is another answer; one of our own is known by its folder, its port is chance
+        self._hubs = [os.environ.get(name, "") for name in ("MODELSCOPE_ENDPOINT", "HF_ENDPOINT")]
+        self._local: RunningHub | None = None
         if recipe.home is not None:
             self._environment["FERRY_HOME"] = str(recipe.home.absolute())
 
@@ -99,7 +116,7 @@ class _Run:
         started = time.monotonic()
         state.forget(self._recipe.work, step.name)
         result = self._run_step(step)
-        left = state.left_digest(_left_path(step, result), step.kind.leaves)
+        left = state.left_digest(result, step.kind.leaves)
         if left is None:
             raise PipelineError(
                 f"step {step.name!r} ended well but left no usable {result['path']}"
@@ -113,8 +130,12 @@ class _Run:
     def _stands(self, step: RecipeStep, finished: state.Finished, key: str) -> bool:
         if finished.key != key:
             return False
-        return (
-            state.left_digest(_left_path(step, finished.result), step.kind.leaves) == finished.left
+        if state.left_digest(finished.result, step.kind.leaves) != finished.left:
+            return False
+        # a local hub may have been thrown away; a real one keeps what it acknowledged
+        return self._local is None or all(
+            self._local.hub.repositories.holds(str(done["repo_id"]), str(done["commit"]))
+            for done in finished.result.get("published", ())
         )
 
     def _key(self, step: RecipeStep) -> str:
@@ -124,9 +145,9 @@ class _Run:
             if self.results[name] != Path()
         }
         files = {
-            text: state.input_digest(Path(text), "content")
+            text: state.input_digest(Path(text), step.kind.reads)
             for text in map(self.fill, _texts(step.table))
-            if Path(text).is_file() and text != sys.executable
+            if state.is_input(Path(text)) and text not in (sys.executable, self._result_of(step))
         }
         return canonical_digest(
             {
@@ -134,9 +155,15 @@ class _Run:
                 "options": dict(step.table),
                 "reads": reads,
                 "files": files,
+                "hubs": self._hubs if step.kind.module.startswith("hub_tools.") else None,
                 "tool": tool_version(),
             }
         )
+
+    def _result_of(self, step: RecipeStep) -> str:
+        """Where a step's own options say that its result goes: that is no input."""
+        named = {key.replace("-", "_"): value for key, value in step.table.items()}
+        return self.fill(str(named.get(step.kind.into or "output", "")))
 
     def _options(self, step: RecipeStep) -> Any:
         filled = {key: _fill(value, self.fill) for key, value in step.table.items()}
@@ -154,8 +181,7 @@ class _Run:
         if step.kind.uses == "command":
             self._call(step, list(options.run), capture=False)
             return {"path": options.output}
-        argv = [sys.executable, "-m", step.kind.module, "--json"]
-        argv += ["--quiet"] if self._quiet else []
+        argv = [sys.executable, "-m", step.kind.module, "--json", *self._flags]
         output = self._call(step, argv + to_argv(options), capture=True)
         result = _last_json(output)
         if "path" not in result:
@@ -171,6 +197,8 @@ class _Run:
                 stdout=subprocess.PIPE if capture else 2,
                 text=True,
                 check=False,
+                # a step that outlived us would hold its result's lock against the next run
+                preexec_fn=dies_with_parent(),
             )
         except OSError as error:
             raise PipelineError(f"step {step.name!r} cannot be started: {error}") from error
@@ -187,6 +215,7 @@ class _Run:
         self._environment |= {"MODELSCOPE_ENDPOINT": hub.endpoint, "HF_ENDPOINT": hub.endpoint}
         # the user's own logins are for the real hubs, not for this one
         self._environment |= {"MODELSCOPE_API_TOKEN": "", "HF_TOKEN": ""}
+        self._hubs, self._local = [options.root], hub
         self.results[step.name] = Path()
         self._progress.log(f"local hub at {hub.endpoint}, serving {options.root}")
 
@@ -203,10 +232,6 @@ def _last_json(output: str) -> dict[str, Any]:
     except (ValueError, IndexError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _left_path(step: RecipeStep, result: Mapping[str, Any]) -> Path:
-    return Path(str(result["record"] if step.kind.leaves == "record" else result["path"]))
 
 
 def _status(returncode: int) -> int:

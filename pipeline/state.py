@@ -17,6 +17,7 @@ from model_store.files import sha256_file, write_bytes
 from model_store.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest, scan
 from pipeline.steps import Leaves, Reads
 
+REPORT_FILES = ("parity.json", "summary.md", "report.html")
 CARD_FILES = ("README.md", "configuration.json", "LICENSE", "NOTICE")
 
 
@@ -59,6 +60,14 @@ def forget(work: Path, step: str) -> None:
     _file(work, step).unlink(missing_ok=True)
 
 
+def is_input(path: Path) -> bool:
+    """Whether a path that stands in a step's options is one to digest: a file or a snapshot."""
+    try:
+        return path.is_file() or (path / MANIFEST_NAME).is_file()
+    except OSError:
+        return False  # some text that no path can be
+
+
 def input_digest(path: Path, reads: Reads) -> str:
     """Digest of what a step reads of an earlier result: a snapshot, a plain folder or a file."""
     if path.is_file():
@@ -77,25 +86,31 @@ def _is_read_by_a_card(manifest: Manifest, entry: FileEntry) -> bool:
     return entry in manifest.content or entry.path.startswith("records/")
 
 
-def left_digest(path: Path, leaves: Leaves) -> str | None:
-    """Digest of what a step left at `path`; None when it is not there or was damaged.
+def left_digest(result: Mapping[str, Any], leaves: Leaves) -> str | None:
+    """Digest of what a step left; None when it is not there or was damaged.
 
-    A snapshot's weights are checked by size here, not hashed: `ferry verify` does that.
+    A snapshot's weights are checked by size here, not hashed: `ferry verify` does that. Commits
+    lie on a hub: the runner asks it.
+
+    Args:
+        result: the step's JSON result.
+        leaves: what its kind leaves.
     """
+    path = Path(str(result["path"]))
     try:
         if leaves == "snapshot":
             return _snapshot_digest(path)
         if leaves == "card":
             return canonical_digest([sha256_file(path / name) for name in CARD_FILES])
-        if leaves == "folder":
-            return (
-                canonical_digest([entry.json() for entry in scan(path)]) if path.exists() else None
-            )
         if leaves == "record":
-            return sha256_file(path)
-    except (FileNotFoundError, NotASnapshotError):
+            report = Path(str(result["report"]))
+            pages = [sha256_file(report / name) for name in REPORT_FILES]
+            return canonical_digest([sha256_file(Path(str(result["record"]))), *pages])
+        if leaves == "folder":
+            return canonical_digest([e.json() for e in scan(path)]) if path.exists() else None
+    except (FileNotFoundError, NotADirectoryError, NotASnapshotError):
         return None
-    return ""  # commits and services leave nothing on this disk
+    return ""
 
 
 def _snapshot_digest(path: Path) -> str | None:

@@ -64,6 +64,30 @@ KINDS = {
             "conversion.options:ToSafetensorsOptions", "snapshot", into="into",
         ),
         StepKind(
+            "reshard", "conversion.reshard", "conversion.options:ReshardOptions",
+            "snapshot", into="into",
+        ),
+        StepKind(
+            "cast", "conversion.cast", "conversion.options:CastOptions",
+            "snapshot", into="into",
+        ),
+        StepKind(
+            "text-only", "conversion.text_only", "conversion.options:TextOnlyOptions",
+            "snapshot", into="into",
+        ),
+        StepKind(
+            "dequantize", "conversion.dequantize", "conversion.options:DequantizeOptions",
+            "snapshot", into="into",
+        ),
+        StepKind(
+            "merge-lora", "conversion.merge_lora", "conversion.options:MergeLoraOptions",
+            "snapshot", into="into",
+        ),
+        StepKind(
+            "rename", "conversion.rename", "conversion.options:RenameOptions",
+            "snapshot", into="into",
+        ),
+        StepKind(
             "quantize", "quantization.gptq", "quantization.options:GptqConfig",
             "snapshot", into="into",
         ),

@@ -46,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
     options = from_args(CompareOptions, args)
     target = options.report or Path(f"parity-report-{options.claim}")
     check_report_target(target)
-    reference = resolve_snapshot(options.reference)
-    candidate = resolve_snapshot(options.candidate)
-    report = compare(reference, candidate, options, progress=progress_for(args))
+    progress = progress_for(args)
+    reference = resolve_snapshot(options.reference, progress=progress)
+    candidate = resolve_snapshot(options.candidate, progress=progress)
+    report = compare(reference, candidate, options, progress=progress)
     record = write_record(candidate, report.record)
     write_report(target, report)
     places = {"path": str(candidate), "record": str(record), "report": str(target)}

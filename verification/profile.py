@@ -106,6 +106,8 @@ def parse_profile(table: Mapping[str, Any], claim: str, *, where: str) -> Profil
     if claim not in table:
         raise ProfileError(where, f"section [{claim}] is missing")
     probes, limits = _claim(table[claim], claim, where)
+    if not any(limit.primary for limit in limits.values()):
+        raise ProfileError(f"{where} [{claim}]", "no measurement is primary: nothing would decide")
     return Profile(table["name"], claim, probes, limits, dict(table[claim]))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from model_store.canonical import parse_json
 from model_store.errors import StoreError
 from model_store.files import exclusive, write_text
+from model_store.folder_swap import put_in_place, rescue
 from verification.errors import ReportTargetError
 from verification.html_report import html
 from verification.markdown_report import markdown
@@ -47,21 +48,17 @@ def write_report(target: Path, report: ParityReport) -> None:
     target = target.absolute()
     check_report_target(target)
     building = target.with_name(f".{target.name}.partial")
-    old = target.with_name(f".{target.name}.old")
     lock = target.with_name(f".{target.name}.lock")
     with exclusive(lock, wait=False, what=str(target)):
         try:
-            for leftover in (building, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            rescue(target)
+            shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True)
             text = json.dumps(report.json(), ensure_ascii=False, indent=1, allow_nan=False)
             write_text(building / _NAME, text + "\n")
             write_text(building / "summary.md", markdown(report))
             write_text(building / "report.html", html(report))
-            if target.exists():
-                target.rename(old)
-            building.rename(target)
+            put_in_place(building, target)
         finally:
-            for leftover in (building, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(building, ignore_errors=True)
             lock.unlink(missing_ok=True)

@@ -51,6 +51,10 @@ def test_a_recipe_keeps_its_steps_in_order_with_their_references(tmp_path: Path)
         ('name = "two"', 'name = "../x"', "is taken or not"),
         ('name = "t"', 'name = "t', "is not a TOML file"),
         ('name = "t"', "", "'name' is missing"),
+        ('[step.options]\nsnapshot = "{one}"', "options = 3", "options are a table"),
+        ('work = "w"', 'work = "w"\nhome = "/elsewhere"', "not a folder below work"),
+        ('work = "w"', 'work = "w"\nhome = "../elsewhere"', "not a folder below work"),
+        ('work = "w"', 'work = "w"\nhome = 3', "'home' is missing or not a text"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_a_hint_and_exit_2(

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hub_tools.server.app import running_hub
 from model_store.files import sha256_file
+from model_store.manifest import Manifest, scan, write_manifest
 from pipeline.run import main
 
 # each step appends to a log and writes a folder, so a test sees what really ran
@@ -153,3 +155,120 @@ def _expected_digest(place: Path) -> str:
     expected = place / "expected"
     expected.write_text("input firstsecond")
     return sha256_file(expected)
+
+
+_SLOW = """
+name = "t"
+work = "w"
+[[step]]
+name = "slow"
+uses = "command"
+[step.options]
+run = ["{python}", "-c", "import os, time; open('pid.new', 'w').write(str(os.getpid())); os.rename('pid.new', 'pid'); time.sleep(60)"]
+output = "{work}/slow"
+"""  # noqa: E501
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no death signal")
+def test_a_step_dies_with_a_run_that_is_killed_outright(place: Path) -> None:
+    (place / "slow.toml").write_text(_SLOW)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "pipeline", "run", "slow.toml"]
+    running = subprocess.Popen(command, env=environment)
+    assert _soon((place / "pid").exists)
+
+    running.kill()  # the run alone, not its whole process group
+    running.wait()
+
+    pid = int((place / "pid").read_text())
+    assert _soon(lambda: not _is_alive(pid))
+
+
+def _soon(happened: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return happened()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+_CARD = """
+name = "t"
+work = "w"
+[[step]]
+name = "looks"
+uses = "command"
+[step.options]
+run = ["{python}", "step.py", "looks", "-", "{work}/looks", "mine"]
+output = "{work}/looks"
+"""
+
+
+def test_a_snapshot_named_by_its_path_is_read_again_when_it_changes(place: Path) -> None:
+    (place / "mine").mkdir()
+    (place / "mine/config.json").write_text("{}")
+    write_manifest(place / "mine", Manifest(scan(place / "mine")))
+    (place / "recipe.toml").write_text(_CARD)
+    main(["recipe.toml"])
+    (place / "mine/config.json").write_text('{"other": 1}')
+    write_manifest(place / "mine", Manifest(scan(place / "mine")))
+
+    main(["recipe.toml"])
+    main(["recipe.toml"])
+
+    assert _ran(place) == ["looks", "looks"]
+
+
+_DOWNLOAD = """
+name = "t"
+work = "w"
+[[step]]
+name = "got"
+uses = "download"
+[step.options]
+name = "modelscope:qwen/tiny"
+"""
+
+
+def test_another_hub_is_asked_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "recipe.toml").write_text(_DOWNLOAD)
+    monkeypatch.setenv("FERRY_HOME", str(place / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    for hub in ("one", "two"):
+        folder = place / hub / "qwen/tiny"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(hub))
+        # the second run may not replace what the first one wrote, so it says where it asked
+        with running_hub(place / hub) as served:
+            monkeypatch.setenv("MODELSCOPE_ENDPOINT", served.endpoint)
+            main(["recipe.toml"])
+
+    assert "already done" not in capsys.readouterr().err
+
+
+def test_progress_is_asked_of_every_step_alike(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place / "recipe.toml").write_text(_DOWNLOAD)
+    (place / "hub/qwen/tiny").mkdir(parents=True)
+    (place / "hub/qwen/tiny/config.json").write_text("{}")
+    monkeypatch.setenv("FERRY_HOME", str(place / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    with running_hub(place / "hub") as served:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", served.endpoint)
+
+        status = main(["recipe.toml", "--progress", "json"])
+
+    lines = capfd.readouterr().err.splitlines()
+    assert status == 0
+    assert len(lines) > 2
+    assert all(isinstance(json.loads(line), dict) for line in lines)

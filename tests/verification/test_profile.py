@@ -82,3 +82,12 @@ def test_a_limit_that_makes_no_sense_is_refused(limit: dict[str, Any], message: 
 def test_a_file_that_is_not_there_names_the_built_in_ones() -> None:
     with pytest.raises(ProfileError, match="built-in profiles are default, demo"):
         load_profile("nowhere.toml", "quantized")
+
+
+def test_a_profile_that_decides_nothing_is_refused() -> None:
+    table = _default()
+    sections = {name: {"report_only": True} for name in table["quantized"] if name != "probes"}
+    table["quantized"] = {"probes": table["quantized"]["probes"], **sections}
+
+    with pytest.raises(ProfileError, match="no measurement is primary"):
+        parse_profile(table, "quantized", where="x.toml")
