@@ -33,7 +33,7 @@ from hub_tools.stored import (
     remember,
     stored_or_offline_error,
 )
-from model_store.errors import DigestMismatchError, NotASnapshotError
+from model_store.errors import DigestMismatchError, NotASnapshotError, UsageError
 from model_store.files import exclusive, link_or_copy
 from model_store.manifest import (
     MANIFEST_NAME,
@@ -230,7 +230,13 @@ def _stored(request: _Request, folder: Path, target: Path | None) -> Path:
 def _selected(located: Located, selection: Selection) -> tuple[RemoteFile, ...]:
     pin = located.pin
     listed = pin.files if pin.files is not None else located.client.files(pin)
-    return tuple(file for file in listed if selection.wants(file.path))
+    selected = tuple(file for file in listed if selection.wants(file.path))
+    if listed and not selected:
+        raise UsageError(
+            f"none of the {len(listed)} files is wanted by --include and --exclude",
+            hint="See the names with --dry-run, without patterns.",
+        )
+    return selected
 
 
 def _download_to(target: Path, request: _Request) -> Path:

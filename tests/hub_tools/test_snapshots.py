@@ -25,6 +25,7 @@ from model_store.errors import (
     NotASnapshotError,
     TargetExistsError,
     UnsafePathError,
+    UsageError,
 )
 from model_store.manifest import (
     MANIFEST_NAME,
@@ -292,6 +293,18 @@ def test_a_part_of_a_repository_does_not_pass_for_the_whole(hub: FaultyHub, tmp_
     assert set(contents(part)) == {"config.json", "assets/a b+c.txt"}
     assert part != whole
     assert contents(whole) == FILES
+
+
+@pytest.mark.parametrize("pattern", ["zzz*", "[", "Config.json"])
+def test_patterns_that_want_nothing_are_refused_and_leave_no_snapshot(
+    hub: FaultyHub, tmp_path: Path, pattern: str
+) -> None:
+    around = reach(hub.endpoint, tmp_path / "home")
+
+    with pytest.raises(UsageError, match="none of the"):
+        download_snapshot(REPO, include=[pattern], around=around)
+
+    assert nothing_in(tmp_path / "home")
 
 
 def test_a_plan_says_what_is_missing_and_fetches_nothing(hub: FaultyHub, tmp_path: Path) -> None:
