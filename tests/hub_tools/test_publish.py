@@ -256,7 +256,7 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(
     [
         ("settings.json", '{"command": "python x.py /home/somebody/model"}'),
         ("settings.json", '{"path": "C:\\\\Users\\\\somebody"}'),
-        ("notes.md", "see file:///root/x"),
+        ("notes.md", "see file:///home/me/x"),
         ("notes.md", "export HF_TOKEN=hf_" + "a" * 34),
         ("notes.txt", "ms-01234567-89ab-cdef-0123-456789abcdef"),
         ("notes.md", "-----BEGIN OPENSSH PRIVATE KEY-----"),
@@ -284,7 +284,7 @@ def test_secrets_and_paths_of_this_machine_are_found_and_not_repeated(
 
 
 @pytest.mark.parametrize(
-    "text", ["see https://example.org/home/page", "either/or, and ./data/x or ~/work/y", "1/tmp"]
+    "text", ["see https://example.org/home/page", "either/or, and ./data/x or ~/here/y", "1/tmp"]
 )
 def test_links_and_relative_paths_are_no_paths_of_this_machine(
     text: str, hubs: list[RunningHub], snapshot: Path
