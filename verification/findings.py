@@ -37,7 +37,7 @@ def converted_findings(results: Sequence[ProbeResult], *, seed: int) -> dict[str
 
 
 def quantized_findings(results: Sequence[ProbeResult], *, seed: int) -> dict[str, Finding]:
-    """Measure a claim of small loss; intervals draw whole dialogues, those of boxes single boxes."""
+    """Measure a claim of small loss; intervals draw dialogues, those of boxes boxes."""
     pooled = join(result.divergence for result in results)
     shown = [r for r in results if r.probe.images]
     spoken = [r for r in results if not r.probe.images]

@@ -113,9 +113,10 @@ def _measurements(report: ParityReport) -> str:
     )
     lead = both(
         "Bold rows are primary: without them there is no verdict. A margin below zero is beyond "
-        "the limit. Intervals draw whole dialogues, those of boxes single boxes. Seconds are those of "
-        "the shared stage.",
-        "粗体为主要项：缺少它们就没有结论。余量为负表示超出限值。区间按整段对话重抽样，检测框的区间按单个框重抽样。秒数为所在阶段的用时。",
+        "the limit. Intervals draw whole dialogues, those of boxes single boxes. Seconds are "
+        "those of the shared stage.",
+        "粗体为主要项：缺少它们就没有结论。余量为负表示超出限值。区间按整段对话重抽样，检测框的区间按单个框重抽样。"
+        "秒数为所在阶段的用时。",
     )
     rows = "".join(_row(row) for row in report.rows)
     return (
