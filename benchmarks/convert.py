@@ -215,8 +215,9 @@ def _convert(source: Path, target: Path, *, verify: bool, size: str = "1GB") -> 
 
 def ours_without_digests(source: Path, target: Path) -> None:
     """Our reader, and its bytes written one after the other: what the digests are added to."""
-    from model_store.checkpoint import open_checkpoint
     from model_store.mapped_file import file_range
+
+    from model_store.checkpoint import open_checkpoint
 
     target.mkdir()
     buffer = memoryview(bytearray(1 << 20))

@@ -1,17 +1,17 @@
 """Open a checkpoint, in whatever files it comes, as names, shapes and bytes.
 
-Safetensors and torch zip files, whole or in shards with an index. No file is loaded or mapped whole;
+Safetensors and torch zip files, whole or in shards with an index. No file is mapped or loaded;
 pickles are read as data and never run; everything is checked before the first tensor is given out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
-from model_store.checkpoint_layout import ShardList, shard_list
+from model_store.checkpoint_layout import ShardList, rival_lists, shard_list
 from model_store.errors import CheckpointError, UnsafeCheckpointError
 from model_store.safetensors_file import SafetensorsFile
 from model_store.tensor_sources import TensorSource, in_memory
@@ -147,7 +147,20 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         UnsafeCheckpointError: a file that would run code or lies about its data; index paths that
             leave the folder; an index that does not say what the shards hold.
     """
-    shards = shard_list(Path(path))
+    return _opened(shard_list(Path(path)))
+
+
+def open_rivals(folder: Path) -> Iterator[Checkpoint]:
+    """Open, one after the other, the weights of other formats beside those of `open_checkpoint`.
+
+    Raises:
+        CheckpointError, UnsafeCheckpointError: as `open_checkpoint`.
+    """
+    for shards in rival_lists(folder):
+        yield _opened(shards)
+
+
+def _opened(shards: ShardList) -> Checkpoint:
     opened: list[TensorFile] = []
     try:
         for file in shards.files:

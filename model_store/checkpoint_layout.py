@@ -58,6 +58,17 @@ def shard_list(path: Path) -> ShardList:
     )
 
 
+def rival_lists(folder: Path) -> list[ShardList]:
+    """Find weights of other formats beside those that `shard_list` takes, by their usual names."""
+    named = [
+        found
+        for index, single, _ in _LAYOUTS
+        if (found := _in_folder(folder, index, single, "")) is not None
+    ]
+    chosen = shard_list(folder)
+    return [found for found in named if found.files != chosen.files]
+
+
 def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList | None:
     has_index, has_single = (folder / index).is_file(), (folder / single).is_file()
     if has_index:
@@ -71,7 +82,8 @@ def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList
         return shards
     if has_single:
         return ShardList((_at_home(folder / single),))
-    others = sorted(file for file in folder.glob(pattern) if file.name not in _NOT_WEIGHTS)
+    files = folder.glob(pattern) if pattern else ()
+    others = sorted(file for file in files if file.name not in _NOT_WEIGHTS)
     if len(others) > 1:
         names = ", ".join(file.name for file in others[:3])
         raise CheckpointError(

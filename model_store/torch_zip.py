@@ -11,8 +11,8 @@ from typing import Any
 from model_store.errors import CheckpointError, UnsafeCheckpointError
 from model_store.pickle_records import MAX_PROGRAM, TensorRecord, read_records
 from model_store.stored_zip import StoredEntry, read_entries
-from model_store.tensor_names import name_problem
 from model_store.strided import StridedTensor
+from model_store.tensor_names import name_problem
 from model_store.tensor_sources import StoredTensor, TensorSource, in_memory
 from model_store.tensors import ITEM_SIZE, RawTensor, TensorInfo
 from model_store.weight_file import WeightFile

@@ -12,10 +12,10 @@ import torch
 from model_store.checkpoint import open_checkpoint
 from model_store.errors import CheckpointError
 from model_store.files import sha256_file
-from model_store.weight_file import WeightFile
 from model_store.stored_zip import read_entries
 from model_store.tensors import RawTensor
 from model_store.torch_writer import TorchShardWriter
+from model_store.weight_file import WeightFile
 
 TORCH = {
     "BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float16, "F64": torch.float64,
