@@ -72,9 +72,7 @@ class ConflictingWeightsError(ConversionError):
 class NotItsSourceError(ConversionError):
     """A snapshot that was not made, by a conversion, of the one it is compared with."""
 
-    hint = (
-        "Name the snapshot that its last step read; conversion.diff takes any two."
-    )
+    hint = "Name the snapshot that its last step read; conversion.diff takes any two."
 
 
 class BundleError(ConversionError):

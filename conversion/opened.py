@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from conversion.errors import ConflictingWeightsError, MissingFileError
 from model_store.change_notice import is_legal
 from model_store.checkpoint import Checkpoint, TensorInfo, open_checkpoint, open_rivals
-from model_store.errors import NotASnapshotError
+from model_store.errors import CheckpointError, NotASnapshotError
 from model_store.manifest import Manifest, check_file, is_content, read_manifest
 from model_store.paths import inside
 from model_store.progress import NoProgress, Progress
@@ -74,7 +74,7 @@ def open_snapshot(
         CheckpointError: weights that cannot be read.
     """
     manifest = read_manifest(folder)
-    with open_checkpoint(folder) as checkpoint:
+    with _weights(folder, manifest, verify=verify) as checkpoint:
         used = {file.relative_to(folder).as_posix() for file in checkpoint.files}
         for path in sorted(used):
             entry = manifest.entry(path)
@@ -89,6 +89,16 @@ def open_snapshot(
                     check_file(folder, entry)
             _check_rivals(folder, checkpoint, progress or NoProgress())
         yield OpenedSnapshot(folder, manifest, checkpoint, verify)
+
+
+def _weights(folder: Path, manifest: Manifest, *, verify: bool) -> Checkpoint:
+    try:
+        return open_checkpoint(folder)
+    except CheckpointError:
+        if verify:  # a file that was damaged is named as that, and not as hostile
+            for entry in manifest.files:
+                check_file(folder, entry)
+        raise
 
 
 def _check_rivals(folder: Path, checkpoint: Checkpoint, progress: Progress) -> None:
