@@ -181,7 +181,7 @@ def _options(step: Step, source: Path, inputs: Path | None) -> dict[str, Any]:
             raise UsageError(
                 f"{step.step} had a file of its own: its {name}", hint=f"Name it with --{name}."
             )
-        options[name] = inputs
+        options[name] = str(inputs)
     if "bundle" in step.facts:
         options["bundle"] = True
     return options

@@ -79,6 +79,7 @@ def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList
                 f"{folder} holds both {single} and {index}",
                 hint="Name the file that you mean, or remove the other.",
             )
+        _check_unlisted(folder / index, Path(single), shards.files)
         return shards
     if has_single:
         return ShardList((_at_home(folder / single),))
@@ -91,6 +92,16 @@ def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList
             hint="Get the index file too, or name one weight file.",
         )
     return ShardList(tuple(map(_at_home, others))) if others else None
+
+
+def _check_unlisted(index: Path, single: Path, listed: tuple[Path, ...]) -> None:
+    """Refuse a file that is named as a shard and is none: what it holds would go missing."""
+    for file in sorted(index.parent.glob(f"{single.stem}-*-of-*{single.suffix}")):
+        if file not in listed:
+            raise CheckpointError(
+                f"{file} is named as a shard, and {index.name} does not list it",
+                hint="Get the index that belongs to the shards, or remove what is left over.",
+            )
 
 
 def _indexed(index: Path) -> ShardList:

@@ -31,8 +31,8 @@ what else the machine does.
 
 `× cp` is CPU seconds over those of `cp -r`. **Limit** is what a program that copies as `cp` and
 hashes by hashlib cannot go below here: `cp`, and one `hash_once` for each time that bytes must be
-hashed. A manifest with the sha256 of every file and of every tensor hashes each byte twice; a source
-that is to be verified adds a pass of its own, unless its manifest has the tensors' digests
+hashed. A manifest with the sha256 of every file and of every tensor hashes each byte twice; to
+verify the source adds a pass of its own, unless its manifest has the tensors' digests
 ([0007](decisions/0007-hash-no-byte-twice-for-one-digest.md)). The least of the runs counts, and
 1.05 × `cp` counts as equal to it.
 """
