@@ -13,6 +13,7 @@ import numpy as np
 
 from conversion.distances import differing_numbers, distances, element_pairs
 from conversion.layouts import Layout, layout_of, read_json_file, vision_heads
+from conversion.rename_table import read_rules
 from model_store.checkpoint import Checkpoint, open_checkpoint
 from model_store.errors import WeightMapError
 from model_store.progress import NoProgress, Progress
@@ -111,21 +112,31 @@ class Report:
         return "\n".join(lines)
 
 
-def diff_checkpoints(a: Path | str, b: Path | str, *, progress: Progress | None = None) -> Report:
+def diff_checkpoints(
+    a: Path | str,
+    b: Path | str,
+    *,
+    rules: Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
     """Compare every tensor of reference `a` with candidate `b`, bit by bit.
 
     Folders or weight files, in any format. When one is in Qwen-VL's original layout and the other
-    in the native one, the original's tensors are mapped first. What has no counterpart is in the
-    report and makes it not identical.
+    in the native one, the original's tensors are mapped first; with a table of `rules`, the
+    reference's are, by it. What has no counterpart is in the report and makes it not identical.
 
     Raises:
         CheckpointError: weights that cannot be read.
         StoreError: a config.json that cannot be read.
+        RuleTableError, WeightMapError: rules that cannot be read, or do not fit the reference.
     """
     with ExitStack() as stack:
         sides = [_open(stack, Path(path)) for path in (a, b)]
         mapped = {side.layout for side in sides} == {Layout.ORIGINAL, Layout.NATIVE}
-        plans = [_plan(side, to_native=mapped) for side in sides]
+        plans = [_plan(side, to_native=mapped and rules is None) for side in sides]
+        if rules is not None:
+            infos = {name: sides[0].checkpoint.info(name) for name in sides[0].checkpoint.names()}
+            plans[0] = _Plan(read_rules(rules).plan(infos)[0], ())
         return _compare(sides, plans, progress or NoProgress())
 
 

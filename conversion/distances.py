@@ -71,7 +71,8 @@ def _whole_gaps(reference: RawTensor, candidate: RawTensor) -> Numbers:
     width = reference.bits().dtype
     high, low = np.maximum(*pair), np.minimum(*pair)
     # wrapping subtraction of the bit patterns is the distance, without overflow
-    return (high.view(width) - low.view(width)).astype(np.float64)
+    gaps: Numbers = (high.view(width) - low.view(width)).astype(np.float64)
+    return gaps
 
 
 def _numbers(tensor: RawTensor) -> Numbers:
@@ -79,7 +80,8 @@ def _numbers(tensor: RawTensor) -> Numbers:
         return widen(tensor.bits(), tensor.dtype).astype(np.float64)
     if tensor.dtype in _EIGHT_BITS:
         return _EIGHT_BITS[tensor.dtype][tensor.bits()]
-    return tensor.values().astype(np.float64)
+    numbers: Numbers = tensor.values().astype(np.float64)
+    return numbers
 
 
 def _e5m2() -> Numbers:

@@ -50,7 +50,7 @@ class Part:
             first, offset = divmod(start + done, self.block)
             count = min(-(-(offset + len(buffer) - done) // self.block), many)
             scratch = np.empty(count * stride, np.uint8)
-            self.whole.read_into(memoryview(scratch), first * stride)
+            self.whole.read_into(scratch.data, first * stride)
             ours = scratch.reshape(count, self.parts, self.block)[:, self.index].reshape(-1)
             size = min(count * self.block - offset, len(buffer) - done)
             buffer[done : done + size] = ours[offset : offset + size].data
@@ -91,7 +91,7 @@ class Interleaved:
             scratch = np.empty((count, len(self.parts), self.block), np.uint8)
             for index, part in enumerate(self.parts):
                 piece = np.empty(count * self.block, np.uint8)
-                part.read_into(memoryview(piece), first * self.block)
+                part.read_into(piece.data, first * self.block)
                 scratch[:, index] = piece.reshape(count, self.block)
             size = min(count * stride - offset, len(buffer) - done)
             buffer[done : done + size] = scratch.reshape(-1)[offset : offset + size].data

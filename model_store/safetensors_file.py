@@ -18,7 +18,7 @@ from model_store.errors import CheckpointError, StoreError, UnsafeCheckpointErro
 from model_store.tensor_names import name_problem
 from model_store.tensor_sources import StoredTensor, in_memory
 from model_store.tensors import ITEM_SIZE, RawTensor, TensorInfo
-from model_store.weight_file import WeightFile
+from model_store.weight_file import WeightFile, wrong_kind
 
 # the specification allows 100 MB; parsed, that would be a gigabyte of small objects
 MAX_HEADER = 32_000_000
@@ -77,7 +77,7 @@ class SafetensorsFile:
 def _header(file: WeightFile) -> tuple[dict[str, Any], int]:
     kind = file.kind()
     if kind != "safetensors":
-        raise CheckpointError(f"{file.path} is {kind}, not a safetensors file")
+        raise wrong_kind(file.path, kind, "a safetensors file")
     (length,) = struct.unpack("<Q", file.head(0, 8))
     if length > MAX_HEADER:
         raise UnsafeCheckpointError(f"{file.path}: header of {length} bytes is over the limit")

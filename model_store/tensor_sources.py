@@ -56,7 +56,7 @@ def in_memory(source: TensorSource) -> RawTensor:
         return source
     if isinstance(source, StridedTensor):
         return source.gather()
-    data = memoryview(np.empty(source.nbytes, np.uint8))
+    data = np.empty(source.nbytes, np.uint8).data
     if source.nbytes:
         source.read_into(data, 0)
     return RawTensor(source.dtype, source.shape, data)

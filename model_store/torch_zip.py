@@ -15,7 +15,7 @@ from model_store.strided import StridedTensor
 from model_store.tensor_names import name_problem
 from model_store.tensor_sources import StoredTensor, TensorSource, in_memory
 from model_store.tensors import ITEM_SIZE, RawTensor, TensorInfo
-from model_store.weight_file import WeightFile
+from model_store.weight_file import WeightFile, wrong_kind
 
 # what trainers wrap a state dict in
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -88,7 +88,7 @@ def _weight_entries(file: WeightFile) -> dict[str, StoredEntry]:
     """The archive's entries, their common first folder removed."""
     kind = file.kind()
     if kind != "a zip archive":
-        raise CheckpointError(f"{file.path} is {kind}, not a torch zip file")
+        raise wrong_kind(file.path, kind, "a torch zip file")
     entries = read_entries(file)
     roots = {name.partition("/")[0] for name in entries}
     if len(roots) != 1:

@@ -54,7 +54,7 @@ class WeightFile:
     def copy(self, start: int, stop: int) -> memoryview:
         """Copy the bytes [start, stop), as far as the file goes, into memory of their own."""
         # not a bytearray: that would be filled with zeros first
-        data = memoryview(np.empty(max(min(stop, self.size) - start, 0), np.uint8))
+        data = np.empty(max(min(stop, self.size) - start, 0), np.uint8).data
         self.read_into(data, start)
         return data
 
@@ -92,15 +92,36 @@ class WeightFile:
         head = self.head(0, 512)
         text = head.lstrip().lower()
         if head.startswith(b"version https://git-lfs.github.com/"):
-            return "a git-lfs pointer, not the weights that it points to"
+            return LFS_POINTER
         if head[8:9] == b"{":
             return "safetensors"
         if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
-            return "a web page, not weights"
+            return WEB_PAGE
         if head.startswith(b"PK\x03\x04"):
             return "a zip archive"
         if head.startswith(b"\x80"):
-            return "a bare pickle (torch before 1.6), which is never run here"
+            return BARE_PICKLE
         if head[257:262] == b"ustar":
-            return "a tar archive (torch before 0.4), which is never run here"
+            return TAR_ARCHIVE
         return "no weight file"
+
+
+LFS_POINTER = "a git-lfs pointer, not the weights that it points to"
+WEB_PAGE = "a web page, not weights"
+BARE_PICKLE = "a bare pickle (torch before 1.6), which is never run here"
+TAR_ARCHIVE = "a tar archive (torch before 0.4), which is never run here"
+_SAVE_AGAIN = (
+    "If you trust it, let torch save it anew, in a place of its own: "
+    "torch.save(torch.load(OLD, weights_only=True), NEW)."
+)
+_WAYS_OUT = {
+    LFS_POINTER: "Fetch the file itself: git lfs pull, or download the repository with ferry.",
+    WEB_PAGE: "The server answered with a page: download the file again, logged in if need be.",
+    BARE_PICKLE: _SAVE_AGAIN,
+    TAR_ARCHIVE: _SAVE_AGAIN,
+}
+
+
+def wrong_kind(path: Path, kind: str, wanted: str) -> CheckpointError:
+    """The error for a file that is of another kind than wanted, with the way out."""
+    return CheckpointError(f"{path} is {kind}, not {wanted}", hint=_WAYS_OUT.get(kind))
