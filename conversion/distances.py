@@ -76,11 +76,13 @@ def _whole_gaps(reference: RawTensor, candidate: RawTensor) -> Numbers:
 
 
 def _numbers(tensor: RawTensor) -> Numbers:
+    numbers: Numbers
     if tensor.dtype in CASTABLE:
-        return widen(tensor.bits(), tensor.dtype).astype(np.float64)
-    if tensor.dtype in _EIGHT_BITS:
-        return _EIGHT_BITS[tensor.dtype][tensor.bits()]
-    numbers: Numbers = tensor.values().astype(np.float64)
+        numbers = widen(tensor.bits(), tensor.dtype).astype(np.float64)
+    elif tensor.dtype in _EIGHT_BITS:
+        numbers = _EIGHT_BITS[tensor.dtype][tensor.bits()]
+    else:
+        numbers = tensor.values().astype(np.float64)
     return numbers
 
 
