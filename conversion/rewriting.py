@@ -133,9 +133,9 @@ def rewrite_snapshot(
     if done is not None:
         return Result(target, done, fresh=False)
     check_target(target, replace=replace)
+    odd = remarks(opened.checkpoint, opened.folder)  # refuses a config.json that is none
     with new_snapshot(target, replace=replace, resume_key=rewrite.key()) as building:
         manifest, reused = _write(opened, building, rewrite, progress or NoProgress())
-    odd = remarks(opened.checkpoint, opened.folder)
     return Result(target, manifest, True, reused, rewrite.tally, odd)
 
 

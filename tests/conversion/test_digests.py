@@ -15,7 +15,7 @@ from conversion.errors import ConflictingWeightsError
 from conversion.options import CastOptions, ReshardOptions, ToSafetensorsOptions
 from conversion.steps import reshard, to_safetensors
 from conversion.verifying import verify_conversion
-from model_store.errors import DigestMismatchError
+from model_store.errors import CheckpointError, DigestMismatchError
 from model_store.manifest import Manifest, read_manifest, scan, verify_snapshot, write_manifest
 from tests.conversion import published
 
@@ -162,3 +162,14 @@ def test_a_mixed_file_is_hashed_in_one_pass(tmp_path: Path) -> None:
 
     assert order == ["words", "half", "last"]  # as they lie in the file
     assert list(written.tensors) == ["half", "words", "last"]  # as they were planned
+
+
+def test_a_config_nested_10_000_deep_stops_a_step_before_it_writes(tmp_path: Path) -> None:
+    folder = both_formats(tmp_path / "s", same=True)
+    (folder / "config.json").write_text('{"a":' * 10_000 + "1" + "}" * 10_000)
+    write_manifest(folder, Manifest(files=scan(folder)))
+
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        to_safetensors(folder, tmp_path / "t", ToSafetensorsOptions("s"))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
