@@ -9,24 +9,21 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from conversion.config_dtype import with_dtype
-from conversion.float_casts import CASTABLE, FLOAT_NAMES, cast
+from conversion.float_casts import AT_ONCE, CASTABLE, FLOAT_NAMES, cast
 from conversion.layouts import read_json_file
+from conversion.made_tensor import MadeTensor
+from conversion.opened import OpenedSnapshot
 from conversion.options import CastOptions, parse_size
 from conversion.qwen_vl_files import CONFIG, SideFiles, json_bytes
-from conversion.resuming import Tally
-from conversion.rewriting import (
-    OpenedSnapshot,
-    Result,
-    Rewrite,
-    TensorMove,
-    header_metadata,
-)
+from conversion.rewriting import Result, Rewrite, TensorMove, header_metadata
 from conversion.running import run_draft
 from conversion.steps import format_of, rewrite_of, step_of
+from conversion.tally import Tally
 from model_store.checkpoint import TensorInfo
 from model_store.errors import UsageError
 from model_store.progress import Progress
-from model_store.tensors import RawTensor
+from model_store.tensor_sources import TensorSource
+from model_store.tensors import ITEM_SIZE, RawTensor
 from model_store.weight_rules import TensorSpec
 
 _NAMES = {short: name for name, short in FLOAT_NAMES.items()}
@@ -38,6 +35,7 @@ class CastMove:
     """One tensor under its own name, in another float dtype or as it is."""
 
     source: str
+    dtype: str  # the source's
     target: TensorSpec
     tally: Tally
 
@@ -49,13 +47,31 @@ class CastMove:
     def targets(self) -> tuple[TensorSpec, ...]:
         return (self.target,)
 
-    def apply(self, read: Callable[[str], RawTensor]) -> list[RawTensor]:
-        tensor = read(self.source)
-        if tensor.dtype == self.target.dtype:
+    @property
+    def keeps_bytes(self) -> bool:
+        return self.dtype == self.target.dtype
+
+    def rearrange(self, source: Callable[[str], TensorSource]) -> list[TensorSource]:
+        tensor = source(self.source)
+        if self.keeps_bytes:
             return [tensor]
-        made, overflowed = cast(tensor, self.target.dtype)
-        self.tally.add(self.target.name, overflowed)
-        return [made]
+        return [cast_source(tensor, self.target, self.tally)]
+
+
+def cast_source(tensor: TensorSource, target: TensorSpec, tally: Tally) -> TensorSource:
+    """Return a tensor whose elements are cast as they are read, a few at a time."""
+    width = ITEM_SIZE[tensor.dtype]
+    buffer = memoryview(bytearray(min(AT_ONCE * width, tensor.nbytes)))
+
+    def make(first: int, last: int) -> memoryview:
+        piece = buffer[: (last - first) * width]
+        tensor.read_into(piece, first * width)
+        made, overflowed = cast(RawTensor(tensor.dtype, (last - first,), piece), target.dtype)
+        tally.overflow(target.name, overflowed)
+        return made.data
+
+    elements = TensorInfo(tensor.dtype, tensor.shape).elements
+    return MadeTensor(target, units=elements, at_once=AT_ONCE, make=make)
 
 
 def cast_snapshot(
@@ -80,7 +96,7 @@ def draft_cast(opened: OpenedSnapshot, options: CastOptions) -> Rewrite:
     moves: list[TensorMove] = []
     for name, info in infos.items():
         made = dtype if name in chosen else info.dtype
-        moves.append(CastMove(name, TensorSpec(name, made, info.shape), tally))
+        moves.append(CastMove(name, info.dtype, TensorSpec(name, made, info.shape), tally))
     files = _files(opened, [move.targets[0] for move in moves])
     step = step_of("cast", options, opened, moves, {"cast": len(chosen)})
     summary = f"Changed by modelferry: {len(chosen)} tensors were cast to {options.to}."

@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from conversion.distances import differing_numbers, distances
+from conversion.distances import differing_numbers, distances, element_pairs
 from conversion.layouts import Layout, layout_of, read_json_file, vision_heads
+from conversion.rename_table import read_rules
 from model_store.checkpoint import Checkpoint, open_checkpoint
 from model_store.errors import WeightMapError
 from model_store.progress import NoProgress, Progress
-from model_store.tensors import RawTensor
+from model_store.tensor_sources import TensorSource
 from model_store.weight_rules import Move, Op, TensorSpec
 from qwen_vl.weight_map import native_plan
-
-_CHUNK = 1 << 22  # elements whose float64 differences are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,9 @@ class Difference:
     differing: int
     max_abs: float | None
     mean_abs: float | None
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +93,7 @@ class Report:
                 }
                 for m in self.mismatched
             ],
-            "unequal": [
-                {
-                    "name": d.name,
-                    "elements": d.elements,
-                    "differing": d.differing,
-                    "max_abs": d.max_abs,
-                    "mean_abs": d.mean_abs,
-                }
-                for d in self.unequal
-            ],
+            "unequal": [difference.json() for difference in self.unequal],
             "hints": list(self.hints),
         }
 
@@ -108,30 +101,42 @@ class Report:
         """Say it in lines; at most `most` lines of each kind."""
         equal = self.compared - len(self.unequal)
         lines = [f"{'identical' if self.identical else 'different'}: {equal} tensors are equal"]
-        lines += _some(self.missing, "missing", most)
-        lines += _some(self.extra, "extra", most)
-        lines += _some(self.unmapped, "no place", most)
-        lines += _some([_mismatch_words(m) for m in self.mismatched], "other dtype or shape", most)
-        lines += _some([_words(d) for d in self.unequal], "unequal", most)
+        lines += some_lines(self.missing, "missing", most)
+        lines += some_lines(self.extra, "extra", most)
+        lines += some_lines(self.unmapped, "no place", most)
+        lines += some_lines(
+            [_mismatch_words(m) for m in self.mismatched], "other dtype or shape", most
+        )
+        lines += some_lines([difference_words(d) for d in self.unequal], "unequal", most)
         lines += [f"hint: {hint}" for hint in self.hints]
         return "\n".join(lines)
 
 
-def diff_checkpoints(a: Path | str, b: Path | str, *, progress: Progress | None = None) -> Report:
+def diff_checkpoints(
+    a: Path | str,
+    b: Path | str,
+    *,
+    rules: Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
     """Compare every tensor of reference `a` with candidate `b`, bit by bit.
 
     Folders or weight files, in any format. When one is in Qwen-VL's original layout and the other
-    in the native one, the original's tensors are mapped first. What has no counterpart is in the
-    report and makes it not identical.
+    in the native one, the original's tensors are mapped first; with a table of `rules`, the
+    reference's are, by it. What has no counterpart is in the report and makes it not identical.
 
     Raises:
         CheckpointError: weights that cannot be read.
         StoreError: a config.json that cannot be read.
+        RuleTableError, WeightMapError: rules that cannot be read, or do not fit the reference.
     """
     with ExitStack() as stack:
         sides = [_open(stack, Path(path)) for path in (a, b)]
         mapped = {side.layout for side in sides} == {Layout.ORIGINAL, Layout.NATIVE}
-        plans = [_plan(side, to_native=mapped) for side in sides]
+        plans = [_plan(side, to_native=mapped and rules is None) for side in sides]
+        if rules is not None:
+            infos = {name: sides[0].checkpoint.info(name) for name in sides[0].checkpoint.names()}
+            plans[0] = _Plan(read_rules(rules).plan(infos)[0], ())
         return _compare(sides, plans, progress or NoProgress())
 
 
@@ -267,35 +272,32 @@ def _unequal(
             wanted = [target.name for target in move.targets if target.name in common]
             if not wanted:
                 continue
-            made = dict(
-                zip(
-                    (target.name for target in move.targets),
-                    move.apply(sides[lead].checkpoint.read),
-                    strict=True,
-                )
-            )
+            made = move.rearrange(sides[lead].checkpoint.source)
+            named = {target.name: tensor for target, tensor in zip(move.targets, made, strict=True)}
             for name in wanted:
-                (against,) = other[name].apply(sides[1 - lead].checkpoint.read)
-                pair = (made[name], against) if lead == 0 else (against, made[name])
+                (against,) = other[name].rearrange(sides[1 - lead].checkpoint.source)
+                pair = (named[name], against) if lead == 0 else (against, named[name])
                 difference = compare_tensors(name, *pair)
                 if difference is not None:
                     yield difference
                 task.advance()
 
 
-def compare_tensors(name: str, reference: RawTensor, candidate: RawTensor) -> Difference | None:
+def compare_tensors(
+    name: str, reference: TensorSource, candidate: TensorSource
+) -> Difference | None:
     """Compare two tensors of one shape; None when they are equal.
 
-    Of one dtype: bit by bit. Of two: as numbers, where every NaN is like another.
+    Of one dtype: bit by bit. Of two: as numbers, where every NaN is like another. A few elements
+    are in memory at a time, whatever the size of the tensors.
     """
     if reference.dtype != candidate.dtype:
         differing = differing_numbers(reference, candidate)
     else:
-        ours, theirs = reference.bits().reshape(-1), candidate.bits().reshape(-1)
-        differing = 0
-        for start in range(0, ours.size, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            differing += int(np.count_nonzero(ours[part] != theirs[part]))
+        differing = sum(
+            0 if ours.data == theirs.data else int(np.count_nonzero(ours.bits() != theirs.bits()))
+            for ours, theirs in element_pairs(reference, candidate)
+        )
     if differing == 0:
         return None
     elements = math.prod(reference.shape)
@@ -318,13 +320,15 @@ def _mismatch_words(mismatch: Mismatch) -> str:
     return f"{words}, max |Δ| {mismatch.max_abs:.3g}, mean |Δ| {mismatch.mean_abs:.3g}"
 
 
-def _words(difference: Difference) -> str:
+def difference_words(difference: Difference) -> str:
+    """Say it in a line."""
     words = f"{difference.name}: {difference.differing} of {difference.elements} elements"
     if difference.max_abs is None:
         return words
     return f"{words}, max |Δ| {difference.max_abs:.3g}, mean |Δ| {difference.mean_abs:.3g}"
 
 
-def _some(items: Sequence[str], label: str, most: int) -> list[str]:
+def some_lines(items: Sequence[str], label: str, most: int) -> list[str]:
+    """A line for each item, and one for those over `most`."""
     lines = [f"{label}: {item}" for item in items[:most]]
     return [*lines, f"{label}: {len(items) - most} more"] if len(items) > most else lines

@@ -20,16 +20,18 @@ from conversion.config_dtype import with_dtype, without_quantization
 from conversion.errors import QuantizedError
 from conversion.float_casts import CASTABLE, FLOAT_NAMES, narrow
 from conversion.layouts import Layout, layout_of, read_json_file
+from conversion.made_tensor import MadeTensor
+from conversion.opened import OpenedSnapshot
 from conversion.options import DequantizeOptions, parse_size
 from conversion.qwen_vl_files import CONFIG, SideFiles, json_bytes
-from conversion.resuming import Tally
-from conversion.rewriting import OpenedSnapshot, Result, Rewrite, TensorMove
+from conversion.rewriting import Result, Rewrite, TensorMove
 from conversion.running import run_draft
 from conversion.steps import format_of, rewrite_of, step_of
+from conversion.tally import Tally
 from model_store.checkpoint import TensorInfo
 from model_store.gptq_format import BITS, Version, dequantize
 from model_store.progress import Progress
-from model_store.tensors import RawTensor, from_bits
+from model_store.tensor_sources import TensorSource, in_memory, is_zero
 from model_store.weight_rules import TensorSpec
 
 QUANTIZE_CONFIG = "quantize_config.json"
@@ -63,32 +65,37 @@ class DequantizeMove:
     def targets(self) -> tuple[TensorSpec, ...]:
         return (self.target,)
 
-    def apply(self, read: Callable[[str], RawTensor]) -> list[RawTensor]:
-        """Dequantize a few outputs at a time.
+    @property
+    def keeps_bytes(self) -> bool:
+        return False
+
+    def rearrange(self, source: Callable[[str], TensorSource]) -> list[TensorSource]:
+        """Dequantize a few outputs at a time, while they are written.
 
         Raises:
             GptqFormatError: tensors that do not belong together.
         """
-        qweight, qzeros, scales, g_idx = (np.asarray(read(name).values()) for name in self.sources)
-        columns, rows = self.target.shape
-        wide = self.target.dtype == "F32"
-        made: NDArray[Any] = np.empty((columns, rows), np.uint32 if wide else np.uint16)
-        overflowed = 0
-        for start in range(0, columns, _COLUMNS):
-            stop = min(start + _COLUMNS, columns)
-            bits = self.packing.bits
-            values = dequantize(
-                np.ascontiguousarray(qweight[:, start:stop]),
-                np.ascontiguousarray(qzeros[:, start * bits // 32 : stop * bits // 32]),
-                np.ascontiguousarray(scales[:, start:stop]),
-                g_idx,
-                bits=bits,
-                version=self.packing.version,
+        packed = [np.asarray(in_memory(source(name)).values()) for name in self.sources]
+        outputs, inputs = self.target.shape
+        bits = self.packing.bits
+        kind = np.uint32 if self.target.dtype == "F32" else np.uint16
+
+        def make(first: int, last: int) -> memoryview:
+            words = slice(first * bits // 32, last * bits // 32)
+            columns = (slice(first, last), words, slice(first, last))
+            qweight, qzeros, scales = (
+                np.ascontiguousarray(tensor[:, part])
+                for tensor, part in zip(packed[:3], columns, strict=True)
             )
+            values = dequantize(
+                qweight, qzeros, scales, packed[3], bits=bits, version=self.packing.version
+            )
+            made: NDArray[Any] = np.empty((last - first) * inputs, kind)
             flat = np.ascontiguousarray(values.T).reshape(-1)
-            overflowed += narrow(flat, self.target.dtype, into=made[start:stop].reshape(-1))
-        self.tally.add(self.target.name, overflowed)
-        return [from_bits(self.target.dtype, made)]
+            self.tally.overflow(self.target.name, narrow(flat, self.target.dtype, into=made))
+            return made.view(np.uint8).data
+
+        return [MadeTensor(self.target, units=outputs, at_once=_COLUMNS, make=make)]
 
 
 def dequantize_snapshot(
@@ -156,7 +163,7 @@ def _moves(
             moves.append(_packed(module, infos, dtype, packing, tally))
         elif not packed:
             made = dtype if info.dtype in CASTABLE else info.dtype
-            moves.append(CastMove(name, TensorSpec(name, made, info.shape), tally))
+            moves.append(CastMove(name, info.dtype, TensorSpec(name, made, info.shape), tally))
     return moves
 
 
@@ -193,7 +200,7 @@ def _without_zero_biases(moves: Sequence[TensorMove], opened: OpenedSnapshot) ->
         packed = f"{name.rpartition('.')[0]}.qweight" in names
         if not (packed and name.endswith(_NO_BIAS)):
             kept.append(move)
-        elif bytes(opened.checkpoint.read(name).data).strip(b"\0"):
+        elif not is_zero(opened.checkpoint.source(name)):
             raise QuantizedError(
                 f"{name} is not zero, and the plain model has no bias there",
                 hint="Set no_bias to false in a copy's config.json if the model really has it.",

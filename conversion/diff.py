@@ -3,6 +3,7 @@
 Examples:
     python -m conversion.diff Qwen-VL-Chat Qwen-VL-Chat-Native
     python -m conversion.diff A B --json
+    python -m conversion.diff A B --rules table.toml
 
 Exit status 0: identical; 1: different.
 """
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
     from conversion.comparing import Report
 
 
-def diff_checkpoints(a: Path | str, b: Path | str, *, progress: Progress | None = None) -> Report:
+def diff_checkpoints(
+    a: Path | str,
+    b: Path | str,
+    *,
+    rules: Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
     """Compare reference `a` with candidate `b`; see `conversion.comparing.diff_checkpoints`.
 
     Raises:
@@ -31,18 +38,23 @@ def diff_checkpoints(a: Path | str, b: Path | str, *, progress: Progress | None 
     """
     from conversion.comparing import diff_checkpoints as compare  # numpy loads here, not for --help
 
-    return compare(a, b, progress=progress)
+    return compare(a, b, rules=rules, progress=progress)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("reference", type=Path, metavar="A", help="folder or weight file")
     parser.add_argument("candidate", type=Path, metavar="B", help="folder or weight file")
+    parser.add_argument(
+        "--rules", type=Path, help="table of conversion.rename that leads from A's names to B's"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
-    report = diff_checkpoints(args.reference, args.candidate, progress=progress_for(args))
+    report = diff_checkpoints(
+        args.reference, args.candidate, rules=args.rules, progress=progress_for(args)
+    )
     emit(args, report.json(), report.text())
     return ExitCode.DONE if report.identical else ExitCode.GATE_FAILED
 

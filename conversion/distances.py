@@ -9,14 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.float_casts import CASTABLE, widen
-from model_store.tensors import RawTensor, from_bits
+from model_store.tensor_sources import TensorSource, pieces
+from model_store.tensors import ITEM_SIZE, RawTensor
 
 _CHUNK = 1 << 20  # elements whose float64 differences are in memory at once
 _INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 Numbers = NDArray[np.float64]
 
 
-def distances(reference: RawTensor, candidate: RawTensor) -> tuple[float | None, float | None]:
+def element_pairs(
+    reference: TensorSource, candidate: TensorSource
+) -> Iterator[tuple[RawTensor, RawTensor]]:
+    """Read two tensors of one shape side by side, the same few elements of both at a time."""
+    sides = [
+        _flat(tensor, size=_CHUNK * ITEM_SIZE[tensor.dtype]) for tensor in (reference, candidate)
+    ]
+    return zip(*sides, strict=True)
+
+
+def _flat(tensor: TensorSource, *, size: int) -> Iterator[RawTensor]:
+    for piece in pieces(tensor, size=size):
+        yield RawTensor(tensor.dtype, (len(piece) // ITEM_SIZE[tensor.dtype],), piece)
+
+
+def distances(
+    reference: TensorSource, candidate: TensorSource
+) -> tuple[float | None, float | None]:
     """Largest and mean absolute difference; None where NaN or infinity leave no number."""
     largest, total, count = 0.0, 0.0, 0
     for gaps in _gaps(reference, candidate):
@@ -30,45 +48,42 @@ def distances(reference: RawTensor, candidate: RawTensor) -> tuple[float | None,
     return (largest, mean) if np.isfinite([largest, mean]).all() else (None, None)
 
 
-def differing_numbers(reference: RawTensor, candidate: RawTensor) -> int:
+def differing_numbers(reference: TensorSource, candidate: TensorSource) -> int:
     """How many numbers differ, whatever their dtypes; NaN is like NaN."""
     differing = 0
-    for ours, theirs in zip(_chunks(reference), _chunks(candidate), strict=True):
+    for pair in element_pairs(reference, candidate):
+        ours, theirs = map(_numbers, pair)
         same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
         differing += int(np.count_nonzero(~same))
     return differing
 
 
-def _gaps(reference: RawTensor, candidate: RawTensor) -> Iterator[Numbers]:
-    if reference.dtype == candidate.dtype and reference.dtype in _INTEGERS:
-        yield from _whole_gaps(reference, candidate)
-        return
+def _gaps(reference: TensorSource, candidate: TensorSource) -> Iterator[Numbers]:
+    whole = reference.dtype == candidate.dtype and reference.dtype in _INTEGERS
     with np.errstate(invalid="ignore", over="ignore"):
-        for ours, theirs in zip(_chunks(reference), _chunks(candidate), strict=True):
-            yield np.abs(ours - theirs)
+        for ours, theirs in element_pairs(reference, candidate):
+            yield _whole_gaps(ours, theirs) if whole else np.abs(_numbers(ours) - _numbers(theirs))
 
 
-def _whole_gaps(reference: RawTensor, candidate: RawTensor) -> Iterator[Numbers]:
+def _whole_gaps(reference: RawTensor, candidate: RawTensor) -> Numbers:
     """Integers' gaps, exact beyond what float64 tells apart: 2**60 and 2**60 + 1 differ by 1."""
-    ours, theirs = reference.values().reshape(-1), candidate.values().reshape(-1)
+    pair: Any = (reference.values(), candidate.values())
     width = reference.bits().dtype
-    for start in range(0, ours.size, _CHUNK):
-        pair: Any = (ours[start : start + _CHUNK], theirs[start : start + _CHUNK])
-        high, low = np.maximum(*pair), np.minimum(*pair)
-        # wrapping subtraction of the bit patterns is the distance, without overflow
-        yield (high.view(width) - low.view(width)).astype(np.float64)
+    high, low = np.maximum(*pair), np.minimum(*pair)
+    # wrapping subtraction of the bit patterns is the distance, without overflow
+    gaps: Numbers = (high.view(width) - low.view(width)).astype(np.float64)
+    return gaps
 
 
-def _chunks(tensor: RawTensor) -> Iterator[Numbers]:
-    bits = tensor.bits().reshape(-1)
-    for start in range(0, bits.size, _CHUNK):
-        chunk = bits[start : start + _CHUNK]
-        if tensor.dtype in CASTABLE:
-            yield widen(chunk, tensor.dtype).astype(np.float64)
-        elif tensor.dtype in _EIGHT_BITS:
-            yield _EIGHT_BITS[tensor.dtype][chunk]
-        else:
-            yield from_bits(tensor.dtype, chunk).values().astype(np.float64)
+def _numbers(tensor: RawTensor) -> Numbers:
+    numbers: Numbers
+    if tensor.dtype in CASTABLE:
+        numbers = widen(tensor.bits(), tensor.dtype).astype(np.float64)
+    elif tensor.dtype in _EIGHT_BITS:
+        numbers = _EIGHT_BITS[tensor.dtype][tensor.bits()]
+    else:
+        numbers = tensor.values().astype(np.float64)
+    return numbers
 
 
 def _e5m2() -> Numbers:

@@ -4,6 +4,8 @@ ConversionError
 ├── NotQwenVLError        another architecture, or a config that contradicts itself
 ├── WrongLayoutError      a checkpoint that is already, or not yet, in the layout asked for
 ├── IncompleteError       tensors that the config promises and the checkpoint does not have
+├── ConflictingWeightsError  safetensors and torch files side by side that differ
+├── NotItsSourceError     a snapshot that was not made of the one it is compared with
 ├── MissingFileError      a file that the conversion needs is not in the snapshot
 └── BundleError           our modules cannot be put into one file: our bug
 
@@ -51,6 +53,26 @@ class MissingFileError(ConversionError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the snapshot has no {what}")
+
+
+class ConflictingWeightsError(ConversionError):
+    """Weights of two formats side by side that are not the same tensors."""
+
+    hint = "Remove the files that are not meant; --no-verify takes the safetensors unseen."
+
+    def __init__(self, ours: Path, theirs: Path, names: Sequence[str]) -> None:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        super().__init__(
+            f"{ours.name} and {theirs.name} of {ours.parent} disagree in "
+            f"{', '.join(names[:3])}{more}"
+        )
+        self.names = tuple(names)
+
+
+class NotItsSourceError(ConversionError):
+    """A snapshot that was not made, by a conversion, of the one it is compared with."""
+
+    hint = "Name the snapshot that its last step read; conversion.diff takes any two."
 
 
 class BundleError(ConversionError):

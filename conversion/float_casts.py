@@ -18,7 +18,7 @@ from model_store.tensors import RawTensor, from_bits
 
 FLOAT_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 CASTABLE = frozenset(FLOAT_NAMES.values())
-_CHUNK = 1 << 18  # elements: what a chunk needs stays in the processor's cache
+AT_ONCE = 1 << 18  # elements: what a chunk needs stays in the processor's cache
 _LARGEST = {"BF16": 3.3895313e38, "F16": 65504.0}
 
 _Bits = NDArray[np.unsignedinteger[Any]]
@@ -39,8 +39,8 @@ def cast(tensor: RawTensor, dtype: str) -> tuple[RawTensor, int]:
     source = tensor.bits().reshape(-1)
     made: _Bits = np.empty(source.size, np.uint32 if dtype == "F32" else np.uint16)
     overflowed = 0
-    for start in range(0, source.size, _CHUNK):
-        chunk, into = source[start : start + _CHUNK], made[start : start + _CHUNK]
+    for start in range(0, source.size, AT_ONCE):
+        chunk, into = source[start : start + AT_ONCE], made[start : start + AT_ONCE]
         if (tensor.dtype, dtype) == ("BF16", "F32"):
             into[:] = chunk
             into <<= 16

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("checkpoint", type=Path, help="folder, index or weight file")
     parser.add_argument(
-        "--values", action="store_true", help="read all data and count NaN and infinity"
+        "--values", action="store_true", help="read all data: checksums, NaN and infinity"
     )
 
 

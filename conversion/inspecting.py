@@ -8,25 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from conversion.float_casts import CASTABLE, widen
 from conversion.layouts import layout_of, read_json_file
 from model_store.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from model_store.nonfinite import NonFinite, count_nonfinite
 from model_store.progress import NoProgress, Progress, human_bytes
-from model_store.tensors import RawTensor, from_bits
+from model_store.remarks import remarks
 from model_store.weight_rules import split_index
 
-_CHUNK = 1 << 20
 _BESIDE = frozenset({"qzeros", "scales", "g_idx"})  # of a packed module: no weights of the model
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """Odd values of a tensor."""
-
-    nan: int
-    infinite: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +28,7 @@ class Entry:
     bytes: int
     parameters: int
     file: str
-    values: Values | None = None
+    values: NonFinite | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +49,7 @@ class Inventory:
     metadata: Mapping[str, str]
     layout: str
     entries: tuple[Entry, ...]
+    remarks: tuple[str, ...] = ()  # what is odd about it
 
     @property
     def parameters(self) -> int:
@@ -96,6 +86,7 @@ class Inventory:
             "bytes": self.bytes,
             "bytes_by_dtype": self.dtypes(),
             "parts": [asdict(part) for part in self.parts()],
+            "remarks": list(self.remarks),
         }
 
     def text(self) -> str:
@@ -107,6 +98,7 @@ class Inventory:
             f"layout: {self.layout}",
             *[f"  {name}: {human_bytes(size)}" for name, size in self.files.items()],
             *[f"__metadata__ {key}: {text}" for key, text in self.metadata.items()],
+            *[f"remark: {remark}" for remark in self.remarks],
             "",
             *_table(self.parts()),
             "",
@@ -123,7 +115,8 @@ def inspect_checkpoint(
 
     Args:
         path: what to look at.
-        values: read all data and count NaN and infinity.
+        values: read all data, compare it with the checksums inside the files, and count NaN and
+            infinity.
         progress: where to report to.
 
     Raises:
@@ -134,12 +127,15 @@ def inspect_checkpoint(
     folder = place if place.is_dir() else place.parent
     config = read_json_file(folder / "config.json") if (folder / "config.json").is_file() else {}
     with open_checkpoint(place) as checkpoint:
+        if values:
+            checkpoint.check_sums()
         entries = tuple(_entries(checkpoint, _bits(config), values, progress or NoProgress()))
         return Inventory(
             files={file.name: file.stat().st_size for file in checkpoint.files},
             metadata=checkpoint.metadata,
             layout=layout_of(config).value,
             entries=entries,
+            remarks=remarks(checkpoint, folder),
         )
 
 
@@ -151,7 +147,7 @@ def _entries(
     with progress.task("inspect", total, unit="B") as task:
         for name in checkpoint.names():
             info = checkpoint.info(name)
-            odd = count_odd(checkpoint.read(name)) if values else None
+            odd = count_nonfinite(checkpoint.source(name)) if values else None
             if values:
                 task.advance(info.nbytes)
             yield Entry(
@@ -163,21 +159,6 @@ def _entries(
                 checkpoint.file(name).name,
                 odd,
             )
-
-
-def count_odd(tensor: RawTensor) -> Values:
-    """Count NaN and infinity; numbers that cannot be either have none."""
-    if tensor.dtype not in CASTABLE | {"F64"}:
-        return Values(0, 0)
-    bits = tensor.bits().reshape(-1)
-    nan = infinite = 0
-    for start in range(0, bits.size, _CHUNK):
-        chunk = bits[start : start + _CHUNK]
-        wide = tensor.dtype == "F64"
-        numbers = from_bits("F64", chunk).values() if wide else widen(chunk, tensor.dtype)
-        nan += int(np.count_nonzero(np.isnan(numbers)))
-        infinite += int(np.count_nonzero(np.isinf(numbers)))
-    return Values(nan, infinite)
 
 
 def _bits(config: Mapping[str, Any]) -> int | None:

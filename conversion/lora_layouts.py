@@ -14,8 +14,7 @@ import numpy as np
 from conversion.errors import AdapterError
 from conversion.layouts import Layout
 from conversion.lora_adapter import Adapter, LoraModule
-from model_store.mapped_file import TensorInfo
-from model_store.tensors import RawTensor, from_bits
+from model_store.tensors import RawTensor, TensorInfo, from_bits
 from model_store.weight_rules import Move, Op, Rule, TensorSpec, split_index
 from qwen_vl.weight_map import RULES, WEIGHT_MAP, native_plan, original_plan
 

@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion.casting import CastMove
+from conversion.casting import CastMove, cast_source
 from conversion.errors import AdapterError, QuantizedError
 from conversion.float_casts import CASTABLE, narrow, widen
 from conversion.layouts import Layout, layout_of, read_json_file, vision_heads
 from conversion.lora_adapter import Adapter, LoraModule, read_adapter
 from conversion.lora_layouts import to_layout
+from conversion.made_tensor import MadeTensor
+from conversion.opened import OpenedSnapshot
 from conversion.options import MergeLoraOptions, parse_size
 from conversion.qwen_vl_files import CONFIG, SideFiles
-from conversion.resuming import Tally
-from conversion.rewriting import OpenedSnapshot, Result, Rewrite, TensorMove
+from conversion.rewriting import Result, Rewrite, TensorMove
 from conversion.running import run_draft
 from conversion.steps import format_of, rewrite_of, step_of
+from conversion.tally import Tally
 from model_store.errors import UsageError
 from model_store.progress import Progress
-from model_store.tensors import RawTensor, from_bits
+from model_store.tensor_sources import TensorSource
+from model_store.tensors import ITEM_SIZE, RawTensor
 from model_store.weight_rules import TensorSpec
 
 _CHUNK = 1 << 20  # elements of a weight that are in memory as float64
@@ -48,22 +51,31 @@ class MergeMove:
     def targets(self) -> tuple[TensorSpec, ...]:
         return (self.target,)
 
-    def apply(self, read: Callable[[str], RawTensor]) -> list[RawTensor]:
-        base = read(self.source).bits()
+    @property
+    def keeps_bytes(self) -> bool:
+        return False
+
+    def rearrange(self, source: Callable[[str], TensorSource]) -> list[TensorSource]:
+        base, dtype = source(self.source), self.target.dtype
         left, right = _wide(self.module.b), _wide(self.module.a)
         if self.transposed:
             left, right = right.T, left.T
-        made = np.empty_like(base)
-        step = max(_CHUNK // max(base.shape[1], 1), 1)
-        overflowed = 0
-        for start in range(0, base.shape[0], step):
-            rows = slice(start, start + step)
+        rows, columns = self.target.shape
+        width = columns * ITEM_SIZE[dtype]
+
+        def make(first: int, last: int) -> memoryview:
+            data = memoryview(bytearray((last - first) * width))
+            base.read_into(data, first * width)
+            bits = RawTensor(dtype, (last - first, columns), data).bits()
             # float64 products: their order, which differs by machine, is lost in rounding
-            added = (left[rows] @ right * self.module.scaling).astype(np.float32)
-            added += widen(np.ascontiguousarray(base[rows]), self.target.dtype)
-            overflowed += narrow(added.reshape(-1), self.target.dtype, into=made[rows].reshape(-1))
-        self.tally.add(self.target.name, overflowed)
-        return [from_bits(self.target.dtype, made)]
+            added = (left[first:last] @ right * self.module.scaling).astype(np.float32)
+            added += widen(bits, dtype)
+            made = np.empty_like(bits).reshape(-1)
+            self.tally.overflow(self.target.name, narrow(added.reshape(-1), dtype, into=made))
+            return made.view(np.uint8).data
+
+        at_once = _CHUNK // max(columns, 1)
+        return [MadeTensor(self.target, units=rows, at_once=at_once, make=make)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +94,14 @@ class ReplaceMove:
     def targets(self) -> tuple[TensorSpec, ...]:
         return (self.target,)
 
-    def apply(self, read: Callable[[str], RawTensor]) -> list[RawTensor]:
-        move = CastMove("", self.target, self.tally)
-        return move.apply(lambda _: self.tensor)
+    @property
+    def keeps_bytes(self) -> bool:
+        return False
+
+    def rearrange(self, source: Callable[[str], TensorSource]) -> list[TensorSource]:
+        if self.tensor.dtype == self.target.dtype:
+            return [self.tensor]
+        return [cast_source(self.tensor, self.target, self.tally)]
 
 
 def merge_lora(
@@ -171,7 +188,7 @@ def _moves(opened: OpenedSnapshot, adapter: Adapter, tally: Tally) -> list[Tenso
                 raise AdapterError(f"{name} has shape {info.shape}, the adapter's {whole.shape}")
             moves.append(ReplaceMove(spec, whole, tally))
         else:
-            moves.append(CastMove(name, spec, tally))
+            moves.append(CastMove(name, info.dtype, spec, tally))
     return moves
 
 

@@ -16,7 +16,7 @@ from conversion.bundle import (
 )
 from conversion.errors import ConversionError, MissingFileError
 from conversion.layouts import read_json_file
-from conversion.rewriting import OpenedSnapshot
+from conversion.opened import OpenedSnapshot
 from model_store.paths import inside
 from qwen_vl.config_map import to_native_config, to_original_config
 from qwen_vl.ranks import read_ranks

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from conversion.errors import RuleTableError
+from conversion.opened import OpenedSnapshot
 from conversion.options import RenameOptions, parse_size
 from conversion.qwen_vl_files import SideFiles
-from conversion.rewriting import OpenedSnapshot, Result, Rewrite, header_metadata
+from conversion.rewriting import Result, Rewrite, header_metadata
 from conversion.running import run_draft
 from conversion.steps import format_of, rewrite_of, step_of
 from model_store.checkpoint import TensorInfo

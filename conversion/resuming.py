@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from conversion.tally import Tally
 from model_store.canonical import parse_json
 from model_store.errors import StoreError
 from model_store.files import sha256_file
@@ -22,36 +23,6 @@ from model_store.paths import inside
 from model_store.snapshot_folder import is_note
 
 _JOURNAL = "journal.partial"
-_MOST_NAMED = 5
-
-
-class Tally:
-    """Finite values that became infinite, counted by target tensor while a step runs."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def add(self, name: str, count: int) -> None:
-        if count:
-            self._counts[name] = self._counts.get(name, 0) + count
-
-    def restore(self, counts: Mapping[str, int]) -> None:
-        """Take over what a killed run had counted for the tensors that it finished."""
-        self._counts.update(counts)
-
-    def counts(self) -> dict[str, int]:
-        """The counts above zero, by name."""
-        return dict(sorted(self._counts.items()))
-
-    def sentences(self) -> list[str]:
-        """Say it, for CHANGES.md and the terminal."""
-        if not self._counts:
-            return []
-        worst = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
-        named = ", ".join(f"`{name}` ({count})" for name, count in worst[:_MOST_NAMED])
-        more = f" and {len(worst) - _MOST_NAMED} more" if len(worst) > _MOST_NAMED else ""
-        total = sum(self._counts.values())
-        return [f"{total} finite values became infinite, in {named}{more}."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +31,14 @@ class FinishedShard:
 
     file: FileEntry
     tensors: Mapping[str, TensorDigest]
-    tally: Mapping[str, int]
+    tally: Mapping[str, Mapping[str, int]]
 
     def json(self) -> dict[str, Any]:
         return {
             **self.file.json(),
             # a list: the order is the plan's
             "tensors": [[name, digest.json()] for name, digest in self.tensors.items()],
-            "tally": dict(self.tally),
+            "tally": {kind: dict(counts) for kind, counts in self.tally.items()},
         }
 
 
@@ -114,8 +85,8 @@ class Journal:
             if entry is None or entry.path in self._known:
                 continue
             names = [tensor.name for tensor in shard.tensors]
-            counts = {name: n for name, n in tally.counts().items() if name in set(names)}
-            line = FinishedShard(entry, {name: writer.digests[name] for name in names}, counts)
+            digests = {name: writer.digests[name] for name in names}
+            line = FinishedShard(entry, digests, tally.json(names))
             self._known.add(entry.path)
             self._append(line)
 
@@ -149,7 +120,10 @@ def _parsed(line: bytes, journal: Path) -> FinishedShard | None:
                 )
                 for name, digest in value["tensors"]
             },
-            {str(name): int(count) for name, count in value["tally"].items()},
+            {
+                str(kind): {str(name): int(count) for name, count in counts.items()}
+                for kind, counts in value["tally"].items()
+            },
         )
     except (StoreError, KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -3,75 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from conversion.disk_space import check_space
-from conversion.errors import MissingFileError
-from conversion.resuming import Journal, Tally
+from conversion.opened import OpenedSnapshot
+from conversion.resuming import Journal
+from conversion.source_check import SourceCheck
+from conversion.tally import INFINITE, NAN, OVERFLOWED, Tally
 from model_store.canonical import canonical_digest
-from model_store.change_notice import CHANGES, changes_text, is_legal
-from model_store.checkpoint import Checkpoint, TensorInfo, open_checkpoint
-from model_store.errors import NotASnapshotError, UsageError
+from model_store.change_notice import CHANGES, changes_text
+from model_store.errors import DigestMismatchError, UsageError
 from model_store.files import copy_file, write_bytes
-from model_store.manifest import (
-    Manifest,
-    Step,
-    TensorDigest,
-    is_content,
-    read_manifest,
-    scan,
-    verify_snapshot,
-    write_manifest,
-)
+from model_store.manifest import Manifest, Step, TensorDigest, scan, write_manifest
+from model_store.nonfinite import NonFiniteCounter
 from model_store.paths import inside
-from model_store.progress import NoProgress, Progress
+from model_store.progress import NoProgress, Progress, Task
+from model_store.remarks import remarks
 from model_store.shard_plan import PlannedShard, plan_shards
-from model_store.shard_writer import FORMAT_PT, ShardWriter
+from model_store.shard_writer import FORMAT_PT, ShardSet, ShardWriter
 from model_store.snapshot_folder import check_target, finished_result, new_snapshot
-from model_store.tensors import ITEM_SIZE, RawTensor
+from model_store.tensor_sources import TensorSource
+from model_store.tensors import ITEM_SIZE
 from model_store.torch_writer import TorchShardWriter
 from model_store.weight_rules import TensorSpec
-
-_WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
 
 Format = Literal["safetensors", "bin"]
 _OURS = frozenset({"format", "notice_of_change"})
 _NAMES = {"safetensors": ("model", ".safetensors"), "bin": ("pytorch_model", ".bin")}
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedSnapshot:
-    """A snapshot whose weights are open for reading; the caller does not own it."""
-
-    folder: Path
-    manifest: Manifest
-    checkpoint: Checkpoint
-
-    def infos(self) -> dict[str, TensorInfo]:
-        """Dtype and shape of every tensor, by name."""
-        return {name: self.checkpoint.info(name) for name in self.checkpoint.names()}
-
-    def read_file(self, path: str) -> bytes:
-        """Read a small file of the snapshot.
-
-        Raises:
-            MissingFileError: the manifest does not list it.
-        """
-        if self.manifest.entry(path) is None:
-            raise MissingFileError(path)
-        return inside(self.folder, path).read_bytes()
-
-    def companions(self) -> tuple[str, ...]:
-        """Files beside the weights that go along: content files, the licence and the notice."""
-        return tuple(
-            entry.path
-            for entry in self.manifest.files
-            if (is_content(entry.path) and not _is_weights(entry.path)) or is_legal(entry.path)
-        )
 
 
 class TensorMove(Protocol):
@@ -83,7 +44,10 @@ class TensorMove(Protocol):
     @property
     def targets(self) -> tuple[TensorSpec, ...]: ...
 
-    def apply(self, read: Callable[[str], RawTensor]) -> list[RawTensor]: ...
+    @property
+    def keeps_bytes(self) -> bool: ...
+
+    def rearrange(self, source: Callable[[str], TensorSource]) -> list[TensorSource]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +87,16 @@ class Rewrite:
 class Result:
     """A step's snapshot; `fresh` is False when it was there already.
 
-    `reused` are weight files that a killed run had finished; `overflowed` counts finite values that
-    became infinite, by tensor.
+    `reused` are weight files that a killed run had finished; `tally` has what was counted while
+    tensors were written, and `remarks` what is odd about the source.
     """
 
     folder: Path
     manifest: Manifest
     fresh: bool
     reused: tuple[str, ...] = ()
-    overflowed: Mapping[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    remarks: tuple[str, ...] = ()
 
     def json(self) -> dict[str, Any]:
         return {
@@ -140,37 +105,13 @@ class Result:
             "tensors": len(self.manifest.tensors or ()),
             "fresh": self.fresh,
             "reused": list(self.reused),
-            "overflowed": dict(self.overflowed),
+            **{kind: self.tally.counts(kind) for kind in (OVERFLOWED, NAN, INFINITE)},
+            "remarks": list(self.remarks),
         }
 
     def sentences(self) -> list[str]:
         """What deserves a line on the terminal."""
-        tally = Tally()
-        tally.restore(self.overflowed)
-        return tally.sentences()
-
-
-@contextmanager
-def open_snapshot(
-    folder: Path, *, verify: bool = True, progress: Progress | None = None
-) -> Iterator[OpenedSnapshot]:
-    """Open a snapshot for reading; with `verify`, hash every file that its manifest names first.
-
-    Raises:
-        NotASnapshotError: no manifest, or weights that it does not list.
-        DigestMismatchError: a file's bytes are not the manifest's.
-        CheckpointError: weights that cannot be read.
-    """
-    manifest = verify_snapshot(folder, progress=progress) if verify else read_manifest(folder)
-    with open_checkpoint(folder) as checkpoint:
-        for file in checkpoint.files:
-            entry = manifest.entry(file.relative_to(folder).as_posix())
-            if entry is None or entry.size != file.stat().st_size:
-                raise NotASnapshotError(
-                    f"{file} is not the file that the manifest of {folder} lists",
-                    hint="Download the snapshot again, or adopt the folder as it is now.",
-                )
-        yield OpenedSnapshot(folder, manifest, checkpoint)
+        return [*self.remarks, *self.tally.sentences()]
 
 
 def rewrite_snapshot(
@@ -192,9 +133,10 @@ def rewrite_snapshot(
     if done is not None:
         return Result(target, done, fresh=False)
     check_target(target, replace=replace)
+    odd = remarks(opened.checkpoint, opened.folder)  # refuses a config.json that is none
     with new_snapshot(target, replace=replace, resume_key=rewrite.key()) as building:
         manifest, reused = _write(opened, building, rewrite, progress or NoProgress())
-    return Result(target, manifest, True, reused, rewrite.tally.counts())
+    return Result(target, manifest, True, reused, rewrite.tally, odd)
 
 
 def _write(
@@ -214,14 +156,7 @@ def _write(
             writer.reuse(shard.file, shard.tensors)
             rewrite.tally.restore(shard.tally)
             task.advance(sum(spec_bytes(tensor) for tensor in shard.tensors.values()))
-        reused = frozenset(writer.digests)
-        for name, tensor in _made(rewrite.moves, opened.checkpoint.read, reused):
-            task.note(name)
-            before = len(writer.finished)
-            writer.add(name, tensor)
-            if len(writer.finished) > before:
-                journal.add(writer, rewrite.tally)
-            task.advance(tensor.nbytes)
+        _write_tensors(opened, rewrite, writer, journal, task)
         shards = writer.finish()
     for path in rewrite.carried:
         copy_file(inside(opened.folder, path), inside(building, path))
@@ -237,21 +172,75 @@ def _write(
     return manifest, tuple(shard.file.path for shard in journal.reused)
 
 
-def _made(
-    moves: Sequence[TensorMove], read: Callable[[str], RawTensor], reused: frozenset[str]
-) -> Iterator[tuple[str, RawTensor]]:
-    """Apply the moves whose targets are not all there; yields what is missing, in order."""
-    for move in moves:
-        if all(target.name in reused for target in move.targets):
-            continue
-        for target, tensor in zip(move.targets, move.apply(read), strict=True):
-            if target.name not in reused:
-                yield target.name, tensor
+def _write_tensors(
+    opened: OpenedSnapshot, rewrite: Rewrite, writer: ShardSet, journal: Journal, task: Task
+) -> None:
+    """Write what is missing, file by file; with verification, nothing before it was checked."""
+    todo = _in_file_order(rewrite.moves, writer)
+    by_tensor = frozenset(
+        move.sources[0]
+        for move in todo
+        if move.keeps_bytes and opened.known_sha256(move.sources[0]) is not None
+    )
+    with SourceCheck(opened, _files_to_check(opened, todo, by_tensor)) as check:
+        for move in todo:
+            for name in move.sources:
+                check.wait(opened.checkpoint.file(name))
+            known = opened.known_sha256(move.sources[0]) if move.keeps_bytes else None
+            made = move.rearrange(opened.checkpoint.source)
+            for target, tensor in zip(move.targets, made, strict=True):
+                if target.name not in writer.digests:
+                    task.note(target.name)
+                    _write_one(opened, rewrite.tally, writer, target.name, tensor, known)
+                    journal.add(writer, rewrite.tally)
+                    task.advance(tensor.nbytes)
+        check.finish()
+
+
+def _write_one(
+    opened: OpenedSnapshot,
+    tally: Tally,
+    writer: ShardSet,
+    name: str,
+    tensor: TensorSource,
+    known: str | None,
+) -> None:
+    """Write a tensor; its digest is what the manifest says of the source, or is compared with it.
+
+    Raises:
+        DigestMismatchError: the source's bytes are not the manifest's.
+    """
+    counter = NonFiniteCounter(tensor.dtype)
+    # taken over unread, a digest still tells of bytes that changed: `conversion.verify` finds them
+    trusted = None if opened.verify else known
+    digest = writer.add(name, tensor, counter.update, sha256=trusted)
+    if known is not None and digest.sha256 != known:
+        raise DigestMismatchError(f"tensor {name}", expected=known, actual=digest.sha256)
+    tally.nonfinite(name, counter.found)
+
+
+def _in_file_order(moves: Sequence[TensorMove], writer: ShardSet) -> list[TensorMove]:
+    """The moves with something left to write, by where their first target lies in the files."""
+    place = {tensor.name: number for number, tensor in enumerate(writer.plan)}
+    left = [m for m in moves if any(target.name not in writer.digests for target in m.targets)]
+    return sorted(left, key=lambda move: place[move.targets[0].name])
+
+
+def _files_to_check(
+    opened: OpenedSnapshot, todo: Sequence[TensorMove], by_tensor: frozenset[str]
+) -> list[Path]:
+    """Weight files to hash whole: all, but those of which every tensor is hashed on its way."""
+    if not opened.verify:
+        return []
+    checkpoint = opened.checkpoint
+    first = [checkpoint.file(name) for move in todo for name in move.sources]
+    loose = {checkpoint.file(name) for name in checkpoint.names() if name not in by_tensor}
+    return [file for file in dict.fromkeys([*first, *checkpoint.files]) if file in loose]
 
 
 def _writer(
     building: Path, plan: Sequence[tuple[str, str, tuple[int, ...]]], rewrite: Rewrite
-) -> ShardWriter | TorchShardWriter:
+) -> ShardSet:
     if rewrite.format == "bin":
         return TorchShardWriter(building, plan, max_shard_bytes=rewrite.max_shard_bytes)
     # no digest of the parent in here: equal tensors shall give equal weight files
@@ -324,7 +313,3 @@ def left_out(opened: OpenedSnapshot, rewrite: Rewrite) -> list[str]:
         and not entry.path.startswith("records/")
         and not entry.path.endswith(".index.json")
     ]
-
-
-def _is_weights(path: str) -> bool:
-    return PurePosixPath(path).suffix in _WEIGHTS or path.endswith(".index.json")

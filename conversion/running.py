@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from conversion.disk_space import free_bytes
+from conversion.opened import OpenedSnapshot, open_snapshot
 from conversion.rewriting import (
-    OpenedSnapshot,
     Result,
     Rewrite,
     bytes_needed,
     left_out,
-    open_snapshot,
     planned_shards,
     rewrite_snapshot,
 )

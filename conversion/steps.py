@@ -17,6 +17,7 @@ from conversion.layouts import (
     read_json_file,
     vision_heads,
 )
+from conversion.opened import OpenedSnapshot
 from conversion.options import (
     ReshardOptions,
     ToOriginalOptions,
@@ -27,7 +28,6 @@ from conversion.options import (
 from conversion.qwen_vl_files import SideFiles, native_files, original_files, with_bundle
 from conversion.rewriting import (
     Format,
-    OpenedSnapshot,
     Result,
     Rewrite,
     TensorMove,

@@ -13,15 +13,16 @@ from typing import Any
 
 from conversion.errors import ConversionError, MissingFileError, NotQwenVLError
 from conversion.layouts import Layout, check_complete, layout_of, read_json_file, vision_heads
+from conversion.opened import OpenedSnapshot
 from conversion.options import TextOnlyOptions, parse_size
 from conversion.qwen_vl_files import CONFIG, RANKS, SideFiles, json_bytes
-from conversion.rewriting import OpenedSnapshot, Result, Rewrite
+from conversion.rewriting import Result, Rewrite
 from conversion.running import run_draft
 from conversion.steps import rewrite_of, step_of
 from model_store.change_notice import is_legal
 from model_store.paths import inside
 from model_store.progress import Progress
-from model_store.tensors import RawTensor
+from model_store.tensor_sources import TensorSource, is_zero
 from model_store.weight_rules import Move, Op, TensorSpec, planned
 from qwen_vl.config_map import to_native_config, to_original_config
 from qwen_vl.ranks import END_OF_TEXT, IM_END, read_ranks, special_ids
@@ -77,7 +78,7 @@ def draft_text_only(opened: OpenedSnapshot, options: TextOnlyOptions) -> Rewrite
         raise MissingFileError(RANKS)
     ranks = read_ranks(inside(opened.folder, RANKS))
     native, moves = _native(opened, config, len(ranks))
-    moves = _without_zero_biases(moves, opened.checkpoint.read)
+    moves = _without_zero_biases(moves, opened.checkpoint.source)
     written = _files(opened, native, ranks)
     exact = int(native["text_config"]["seq_length"])
     facts = {"weight_map": WEIGHT_MAP.digest, "exact_up_to_tokens": exact}
@@ -137,13 +138,15 @@ def _check_stock(text: Mapping[str, Any]) -> None:
         raise ConversionError("this model turns a part of each head only; a stock Qwen2 turns all")
 
 
-def _without_zero_biases(moves: Sequence[Move], read: Callable[[str], RawTensor]) -> list[Move]:
+def _without_zero_biases(
+    moves: Sequence[Move], source: Callable[[str], TensorSource]
+) -> list[Move]:
     """Leave out the zeros that GPTQ tools add where Qwen2 has no bias."""
     kept = []
     for move in moves:
         if not move.targets[0].name.endswith(_NO_BIAS):
             kept.append(move)
-        elif any(bytes(tensor.data).strip(b"\0") for tensor in move.apply(read)):
+        elif not all(is_zero(tensor) for tensor in move.rearrange(source)):
             raise ConversionError(
                 f"{move.sources[0]} is not zero, and a stock Qwen2 has no bias there"
             )

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from conversion.errors import TiedError
 from conversion.layouts import read_json_file
-from conversion.rewriting import OpenedSnapshot
-from model_store.mapped_file import file_range
+from conversion.opened import OpenedSnapshot
+from model_store.tensor_sources import StoredTensor, same_bytes
 
 KEEP_ONE, DUPLICATE = "keep-one", "duplicate"
 POLICIES = (DUPLICATE, KEEP_ONE)
@@ -44,11 +44,10 @@ def shared_groups(opened: OpenedSnapshot) -> list[list[str]]:
     """
     places: dict[tuple[object, ...], list[str]] = {}
     for name in opened.checkpoint.names():
-        tensor = opened.checkpoint.read(name)
-        origin = file_range(tensor.data)
-        if origin is None:  # no bytes, or a view that was gathered
+        tensor = opened.checkpoint.source(name)
+        if not isinstance(tensor, StoredTensor):  # no bytes, or a strided view
             continue
-        key = (opened.checkpoint.file(name), origin.start, tensor.dtype, tensor.shape)
+        key = (opened.checkpoint.file(name), tensor.start, tensor.dtype, tensor.shape)
         places.setdefault(key, []).append(name)
     groups = [group for group in places.values() if len(group) > 1]
     if _ties(opened):
@@ -72,6 +71,5 @@ def _equal_ends(opened: OpenedSnapshot, known: set[str]) -> list[list[str]]:
     inputs = [name for name in names if name.endswith(("embed_tokens.weight", "wte.weight"))]
     if len(heads) != 1 or len(inputs) != 1:
         return []
-    first, second = (opened.checkpoint.read(name) for name in (inputs[0], heads[0]))
-    same = (first.dtype, first.shape) == (second.dtype, second.shape)
-    return [[inputs[0], heads[0]]] if same and first.data == second.data else []
+    first, second = (opened.checkpoint.source(name) for name in (inputs[0], heads[0]))
+    return [[inputs[0], heads[0]]] if same_bytes(first, second) else []

@@ -1,21 +1,21 @@
 """Open a checkpoint, in whatever files it comes, as names, shapes and bytes.
 
-Safetensors and torch zip files, whole or in shards with an index. Files are mapped, not loaded;
+Safetensors and torch zip files, whole or in shards with an index. No file is mapped or loaded;
 pickles are read as data and never run; everything is checked before the first tensor is given out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
-from model_store.checkpoint_layout import ShardList, shard_list
+from model_store.checkpoint_layout import ShardList, rival_lists, shard_list
 from model_store.errors import CheckpointError, UnsafeCheckpointError
-from model_store.mapped_file import TensorInfo
 from model_store.safetensors_file import SafetensorsFile
-from model_store.tensors import RawTensor
+from model_store.tensor_sources import TensorSource, in_memory
+from model_store.tensors import RawTensor, TensorInfo
 from model_store.torch_zip import TorchZipFile
 
 __all__ = ["Checkpoint", "TensorFile", "TensorInfo", "open_checkpoint"]
@@ -30,11 +30,9 @@ class TensorFile(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
 
-    def read(self, name: str) -> RawTensor: ...
+    def source(self, name: str) -> TensorSource: ...
 
     def check_sums(self) -> None: ...
-
-    def forget(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -50,7 +48,6 @@ class Checkpoint:
         """
         self.promised_size = promised_size
         self._files = tuple(files)
-        self._last = self._files[0]  # the file that was read last: only its pages are kept
         self._owner: dict[str, TensorFile] = {}
         self._infos: dict[str, TensorInfo] = {}
         for file in files:
@@ -92,17 +89,21 @@ class Checkpoint:
         """Return the weight file that holds a tensor."""
         return self._file(name).path
 
-    def read(self, name: str) -> RawTensor:
-        """Return a tensor; its bytes are a view of the mapped file wherever they can be.
+    def source(self, name: str) -> TensorSource:
+        """Return where a tensor's bytes are; they are read, from the open file, as asked for.
 
         Raises:
             CheckpointError: no such tensor.
         """
-        file = self._file(name)
-        if file is not self._last:
-            self._last.forget()
-            self._last = file
-        return file.read(name)
+        return self._file(name).source(name)
+
+    def read(self, name: str) -> RawTensor:
+        """Read a tensor into memory of its own.
+
+        Raises:
+            CheckpointError: no such tensor, or a file that was changed since it was opened.
+        """
+        return in_memory(self.source(name))
 
     def check_sums(self) -> None:
         """Compare the data with the checksums inside the files; only torch's have any.
@@ -120,7 +121,7 @@ class Checkpoint:
             raise CheckpointError(f"no tensor {name!r} in this checkpoint") from error
 
     def close(self) -> None:
-        """Unmap the files; a tensor that was read keeps its mapping until it is gone."""
+        """Close the files; tensors that were read stay."""
         for file in self._files:
             file.close()
 
@@ -146,7 +147,20 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         UnsafeCheckpointError: a file that would run code or lies about its data; index paths that
             leave the folder; an index that does not say what the shards hold.
     """
-    shards = shard_list(Path(path))
+    return _opened(shard_list(Path(path)))
+
+
+def open_rivals(folder: Path) -> Iterator[Checkpoint]:
+    """Open, one after the other, the weights of other formats beside those of `open_checkpoint`.
+
+    Raises:
+        CheckpointError, UnsafeCheckpointError: as `open_checkpoint`.
+    """
+    for shards in rival_lists(folder):
+        yield _opened(shards)
+
+
+def _opened(shards: ShardList) -> Checkpoint:
     opened: list[TensorFile] = []
     try:
         for file in shards.files:

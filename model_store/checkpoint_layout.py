@@ -58,6 +58,17 @@ def shard_list(path: Path) -> ShardList:
     )
 
 
+def rival_lists(folder: Path) -> list[ShardList]:
+    """Find weights of other formats beside those that `shard_list` takes, by their usual names."""
+    named = [
+        found
+        for index, single, _ in _LAYOUTS
+        if (found := _in_folder(folder, index, single, "")) is not None
+    ]
+    chosen = shard_list(folder)
+    return [found for found in named if found.files != chosen.files]
+
+
 def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList | None:
     has_index, has_single = (folder / index).is_file(), (folder / single).is_file()
     if has_index:
@@ -68,10 +79,12 @@ def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList
                 f"{folder} holds both {single} and {index}",
                 hint="Name the file that you mean, or remove the other.",
             )
+        _check_unlisted(folder / index, Path(single), shards.files)
         return shards
     if has_single:
         return ShardList((_at_home(folder / single),))
-    others = sorted(file for file in folder.glob(pattern) if file.name not in _NOT_WEIGHTS)
+    files = folder.glob(pattern) if pattern else ()
+    others = sorted(file for file in files if file.name not in _NOT_WEIGHTS)
     if len(others) > 1:
         names = ", ".join(file.name for file in others[:3])
         raise CheckpointError(
@@ -79,6 +92,16 @@ def _in_folder(folder: Path, index: str, single: str, pattern: str) -> ShardList
             hint="Get the index file too, or name one weight file.",
         )
     return ShardList(tuple(map(_at_home, others))) if others else None
+
+
+def _check_unlisted(index: Path, single: Path, listed: tuple[Path, ...]) -> None:
+    """Refuse a file that is named as a shard and is none: what it holds would go missing."""
+    for file in sorted(index.parent.glob(f"{single.stem}-*-of-*{single.suffix}")):
+        if file not in listed:
+            raise CheckpointError(
+                f"{file} is named as a shard, and {index.name} does not list it",
+                hint="Get the index that belongs to the shards, or remove what is left over.",
+            )
 
 
 def _indexed(index: Path) -> ShardList:

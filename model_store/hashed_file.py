@@ -5,55 +5,62 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from model_store.files import sha256_file
 from model_store.manifest import FileEntry
-from model_store.mapped_file import file_range
+from model_store.tensor_sources import CHUNK, TensorSource, pieces
+from model_store.tensors import RawTensor
 
-_CHUNK = 1 << 20  # what was just read is still in the processor's cache when it is hashed
 _BUFFERS = 8
 _SMALL = 64 << 10  # below this, handing work to a thread costs more than the work
 _Update = Callable[[memoryview], object]
 
 
 class HashLanes:
-    """Two threads beside the one that writes: files are hashed in one, tensors in the other.
+    """Threads beside the one that writes: one hashes files, one tensors, one waits for the disk.
 
-    A lane works in the order it was asked to. Bytes of mapped files pass through a few buffers that
-    are used again, so memory does not grow with the tensors.
+    A lane works in the order it was asked to. What is read passes through a few buffers that are
+    used again, so memory does not grow with the tensors.
     """
 
     def __init__(self) -> None:
         self._files = ThreadPoolExecutor(1, thread_name_prefix="file-sha256")
         self._tensors = ThreadPoolExecutor(1, thread_name_prefix="tensor-sha256")
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="fsync")
         self._ring: deque[tuple[memoryview, list[Future[object]]]] = deque()
 
     def file(self, update: _Update, chunk: memoryview) -> Future[object]:
         return self._files.submit(update, chunk)
 
-    def tensor(self, update: _Update, chunk: memoryview) -> Future[object]:
-        return self._tensors.submit(update, chunk)
+    def tensor(self, updates: Sequence[_Update], chunk: memoryview) -> Future[object]:
+        return self._tensors.submit(_each, updates, chunk)
 
-    def chunks(self, data: memoryview) -> Iterator[tuple[memoryview, list[Future[object]]]]:
-        """Cut `data` up; whoever hands a chunk to a lane adds the future to the list beside it."""
-        origin = file_range(data)
-        for start in range(0, len(data), _CHUNK):
-            size = min(_CHUNK, len(data) - start)
+    def later(self, closing: Callable[[], FileEntry]) -> Future[FileEntry]:
+        return self._disk.submit(closing)
+
+    def chunks(self, source: TensorSource) -> Iterator[tuple[memoryview, list[Future[object]]]]:
+        """Cut `source` up; whoever hands a chunk to a lane adds the future to the list beside it.
+
+        The list's work may go on while the next chunk is read.
+        """
+        if isinstance(source, RawTensor):
+            for chunk in pieces(source):
+                yield chunk, []
+            return
+        for start in range(0, source.nbytes, CHUNK):
             users: list[Future[object]] = []
-            if origin is None:
-                yield data[start : start + size], users
-                continue
             buffer = self._free_buffer()
             self._ring.append((buffer, users))
-            origin.read_into(buffer[:size], start)
-            yield buffer[:size], users
+            chunk = buffer[: source.nbytes - start]
+            source.read_into(chunk, start)
+            yield chunk, users
 
     def _free_buffer(self) -> memoryview:
         if len(self._ring) < _BUFFERS:
-            return memoryview(bytearray(_CHUNK))
+            return memoryview(bytearray(CHUNK))
         buffer, users = self._ring.popleft()
         for future in users:
             future.result()
@@ -61,8 +68,13 @@ class HashLanes:
 
     def close(self) -> None:
         """Stop the threads, once they are done."""
-        self._files.shutdown()
-        self._tensors.shutdown()
+        for lane in (self._files, self._tensors, self._disk):
+            lane.shutdown()
+
+
+def _each(updates: Sequence[_Update], chunk: memoryview) -> None:
+    for update in updates:
+        update(chunk)
 
 
 class HashedFile:
@@ -79,22 +91,23 @@ class HashedFile:
         self._pending: Future[object] | None = None  # the digest's last update
         self._hashed = 0  # how many bytes from the front the digest has seen
 
-    def write(self, offset: int, data: bytes | memoryview, *also: _Update) -> None:
+    def write(self, offset: int, data: bytes | TensorSource, *also: _Update) -> None:
         """Write `data` at `offset` and give each chunk of it to the functions in `also`.
 
-        They have seen all of it when this returns, and `data` may be changed again.
+        They have seen all of it when this returns, and what `data` reads from may change again.
         """
-        view = memoryview(data)
-        if not view.nbytes:
+        tensor = _bytes(data) if isinstance(data, bytes) else data
+        if not tensor.nbytes:
             return
         in_order = offset == self._hashed
         # out of order: the finished file is hashed in a second pass
-        self._hashed = offset + view.nbytes if in_order else -1
+        self._hashed = offset + tensor.nbytes if in_order else -1
         waiting: list[Future[object]] = []
-        for chunk, users in self._lanes.chunks(view.cast("B")):
+        for chunk, users in self._lanes.chunks(tensor):
             if in_order:
                 self._hash(chunk, users)
-            users += [self._lanes.tensor(update, chunk) for update in also]
+            if also:
+                users.append(self._lanes.tensor(also, chunk))
             self._write(offset, chunk)
             offset += len(chunk)
             waiting = users
@@ -113,8 +126,11 @@ class HashedFile:
             done = os.pwrite(self._file.fileno(), chunk, offset)
             chunk, offset = chunk[done:], offset + done
 
-    def finish(self) -> FileEntry:
-        """Give the file its name and return its digest."""
+    def finish(self) -> Future[FileEntry]:
+        """Bring the file to the disk and give it its name, beside what is written next."""
+        return self._lanes.later(self._close)
+
+    def _close(self) -> FileEntry:
         if self._pending is not None:
             self._pending.result()
         os.fsync(self._file.fileno())
@@ -128,3 +144,7 @@ class HashedFile:
         """Remove what was written so far."""
         self._file.close()
         self._partial.unlink(missing_ok=True)
+
+
+def _bytes(data: bytes) -> RawTensor:
+    return RawTensor("U8", (len(data),), memoryview(data))

@@ -315,14 +315,24 @@ def verify_snapshot(folder: Path, *, progress: Progress | None = None) -> Manife
     total = sum(entry.size for entry in manifest.files)
     with (progress or NoProgress()).task("verify", total, unit="B") as task:
         for entry in manifest.files:
-            path = inside(folder, entry.path)
-            if not path.is_file():
-                raise StoreError(
-                    f"{entry.path} is missing from {folder}",
-                    hint="Download the snapshot again: only what is missing is fetched.",
-                )
-            actual = sha256_file(path)
-            if actual != entry.sha256:
-                raise DigestMismatchError(entry.path, expected=entry.sha256, actual=actual)
+            check_file(folder, entry)
             task.advance(entry.size)
     return manifest
+
+
+def check_file(folder: Path, entry: FileEntry) -> None:
+    """Hash one file of a snapshot and compare.
+
+    Raises:
+        DigestMismatchError: its bytes changed.
+        StoreError: it is missing.
+    """
+    path = inside(folder, entry.path)
+    if not path.is_file():
+        raise StoreError(
+            f"{entry.path} is missing from {folder}",
+            hint="Download the snapshot again: only what is missing is fetched.",
+        )
+    actual = sha256_file(path)
+    if actual != entry.sha256:
+        raise DigestMismatchError(entry.path, expected=entry.sha256, actual=actual)

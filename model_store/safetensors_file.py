@@ -1,4 +1,4 @@
-"""Safetensors files: a validated header over mapped bytes.
+"""Safetensors files: a validated header, and where every tensor lies.
 
 Specification: https://github.com/huggingface/safetensors, section "Format". Stricter than the
 reference reader where two readers could disagree: equal keys, unknown fields, leading spaces.
@@ -15,9 +15,10 @@ from typing import Any
 
 from model_store.canonical import parse_json
 from model_store.errors import CheckpointError, StoreError, UnsafeCheckpointError
-from model_store.mapped_file import MappedFile, TensorInfo
 from model_store.tensor_names import name_problem
-from model_store.tensors import ITEM_SIZE, RawTensor
+from model_store.tensor_sources import StoredTensor, in_memory
+from model_store.tensors import ITEM_SIZE, RawTensor, TensorInfo
+from model_store.weight_file import WeightFile, wrong_kind
 
 # the specification allows 100 MB; parsed, that would be a gigabyte of small objects
 MAX_HEADER = 32_000_000
@@ -37,14 +38,14 @@ class SafetensorsFile:
     """One safetensors file, its header checked completely before the first tensor is read."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file and check its header.
+        """Open the file and check its header.
 
         Raises:
             CheckpointError: not a safetensors file, or a truncated one.
             UnsafeCheckpointError: the header lies about the data.
         """
         self.path = path
-        self._file = MappedFile(path)
+        self._file = WeightFile(path)
         try:
             header, data_start = _header(self._file)
             self.metadata = _metadata(header.pop("__metadata__", {}), path)
@@ -58,32 +59,31 @@ class SafetensorsFile:
         """Name -> dtype and shape, in the order of the data."""
         return {name: place.info for name, place in self._places.items()}
 
-    def read(self, name: str) -> RawTensor:
+    def source(self, name: str) -> StoredTensor:
         place = self._places[name]
-        return RawTensor(
-            place.info.dtype, place.info.shape, self._file.view(place.start, place.stop)
-        )
+        return StoredTensor(self._file, place.start, place.info.dtype, place.info.shape)
+
+    def read(self, name: str) -> RawTensor:
+        """Read a tensor into memory of its own."""
+        return in_memory(self.source(name))
 
     def check_sums(self) -> None:
         """The format has none."""
-
-    def forget(self) -> None:
-        self._file.forget()
 
     def close(self) -> None:
         self._file.close()
 
 
-def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
+def _header(file: WeightFile) -> tuple[dict[str, Any], int]:
     kind = file.kind()
     if kind != "safetensors":
-        raise CheckpointError(f"{file.path} is {kind}, not a safetensors file")
-    (length,) = struct.unpack("<Q", file.copy(0, 8))
+        raise wrong_kind(file.path, kind, "a safetensors file")
+    (length,) = struct.unpack("<Q", file.head(0, 8))
     if length > MAX_HEADER:
         raise UnsafeCheckpointError(f"{file.path}: header of {length} bytes is over the limit")
     if 8 + length > file.size:
         raise CheckpointError(f"{file.path} ends inside its header; is the download complete?")
-    text = file.copy(8, 8 + length)
+    text = file.head(8, 8 + length)
     if text.count(b"{") + text.count(b"[") > MAX_CONTAINERS:
         raise UnsafeCheckpointError(f"{file.path}: header describes more tensors than the limit")
     try:

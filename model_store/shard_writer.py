@@ -1,4 +1,4 @@
-"""Write safetensors shards as tensors come, in any order, with one tensor in memory at a time.
+"""Write safetensors shards as tensors come, in any order, a few megabytes in memory at a time.
 
 The plan (names, dtypes, shapes) is given first, so the headers and every tensor's place are known
 before the data. The bytes depend on the plan, the limit and the data only.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -26,19 +27,21 @@ from model_store.shard_plan import (
     index_json,
     plan_shards,
 )
-from model_store.tensors import ITEM_SIZE, RawTensor
+from model_store.tensor_sources import TensorSource
+from model_store.tensors import ITEM_SIZE
 
 __all__ = ["OpenShard", "PlannedTensor", "ShardSet", "ShardWriter", "WrittenShards"]
 
+Watch = Callable[[memoryview], object]  # is shown every byte of a tensor, in order
 FORMAT_PT = {"format": "pt"}  # readers of the field expect it, and mean "row-major, as in torch"
 
 
 class OpenShard(Protocol):
     """One weight file that is being written."""
 
-    def add(self, name: str, tensor: RawTensor, *also: Callable[[memoryview], object]) -> None: ...
+    def add(self, name: str, tensor: TensorSource, *also: Watch) -> None: ...
 
-    def finish(self) -> FileEntry: ...
+    def finish(self) -> Future[FileEntry]: ...
 
     def abandon(self) -> None: ...
 
@@ -46,8 +49,8 @@ class OpenShard(Protocol):
 class ShardSet:
     """Several weight files and their index, filled tensor by tensor; a context manager.
 
-    A shard takes its name when its last tensor arrived; leaving the block by an exception removes
-    the shards that are not complete.
+    A shard takes its name soon after its last tensor arrived; leaving the block by an exception
+    removes the shards that are not complete.
     """
 
     def __init__(
@@ -56,22 +59,24 @@ class ShardSet:
         shards: tuple[PlannedShard, ...],
         index: str,
         open_shard: Callable[[Path, PlannedShard, HashLanes], OpenShard],
+        in_file: Callable[[Sequence[PlannedTensor]], Sequence[PlannedTensor]] = tuple,
     ) -> None:
         self._folder, self._index, self._open_shard = folder, index, open_shard
-        self._shards = shards
+        self._shards, self._in_file = shards, in_file
         self._planned = {
             tensor.name: (tensor, shard) for shard in shards for tensor in shard.tensors
         }
         self._left = {shard.file: len(shard.tensors) for shard in shards}
         self._open: dict[str, OpenShard] = {}
+        self._closing: dict[str, tuple[OpenShard, Future[FileEntry]]] = {}
         self._files: dict[str, FileEntry] = {}
         self._tensors: dict[str, TensorDigest] = {}
         self._lanes = HashLanes()
 
     @property
     def plan(self) -> tuple[PlannedTensor, ...]:
-        """The tensors in the order of the plan; adding them in it hashes every byte once."""
-        return tuple(tensor for tensor, _ in self._planned.values())
+        """The tensors in the order of the files; adding them in it hashes every byte once."""
+        return tuple(tensor for shard in self._shards for tensor in self._in_file(shard.tensors))
 
     @property
     def shards(self) -> tuple[PlannedShard, ...]:
@@ -81,6 +86,8 @@ class ShardSet:
     @property
     def finished(self) -> Mapping[str, FileEntry]:
         """The weight files that have their name already."""
+        for file in [file for file, (_, entry) in self._closing.items() if entry.done()]:
+            self._settle(file)
         return self._files
 
     @property
@@ -102,8 +109,16 @@ class ShardSet:
         self._files[file.path], self._left[file.path] = file, 0
         self._tensors.update(tensors)
 
-    def add(self, name: str, tensor: RawTensor) -> TensorDigest:
+    def add(
+        self, name: str, tensor: TensorSource, *watch: Watch, sha256: str | None = None
+    ) -> TensorDigest:
         """Write one planned tensor and return its digest.
+
+        Args:
+            name: as planned.
+            tensor: of the planned dtype and shape.
+            watch: functions that are to see its bytes too; they run in another thread.
+            sha256: of its bytes, where the caller knows it: it is not computed again.
 
         Raises:
             CheckpointError: not planned, of another dtype or shape, or added before.
@@ -111,15 +126,23 @@ class ShardSet:
         planned, shard = self._expected(name, tensor)
         if shard.file not in self._open:
             self._open[shard.file] = self._open_shard(self._folder / shard.file, shard, self._lanes)
-        sha256 = hashlib.sha256()
-        self._open[shard.file].add(name, tensor, sha256.update)
-        self._tensors[name] = TensorDigest(planned.dtype, planned.shape, sha256.hexdigest())
+        digest = hashlib.sha256()
+        shown = watch if sha256 is not None else (digest.update, *watch)
+        self._open[shard.file].add(name, tensor, *shown)
+        sha256 = sha256 or digest.hexdigest()
+        self._tensors[name] = TensorDigest(planned.dtype, planned.shape, sha256)
         self._left[shard.file] -= 1
         if not self._left[shard.file]:
-            self._files[shard.file] = self._open.pop(shard.file).finish()
+            opened = self._open.pop(shard.file)
+            self._closing[shard.file] = (opened, opened.finish())
         return self._tensors[name]
 
-    def _expected(self, name: str, tensor: RawTensor) -> tuple[PlannedTensor, PlannedShard]:
+    def _settle(self, file: str) -> None:
+        """Wait until a shard has its name."""
+        self._files[file] = self._closing[file][1].result()
+        del self._closing[file]
+
+    def _expected(self, name: str, tensor: TensorSource) -> tuple[PlannedTensor, PlannedShard]:
         if name not in self._planned or name in self._tensors:
             raise CheckpointError(f"tensor {name!r} is not in the plan, or was written before")
         planned, shard = self._planned[name]
@@ -139,6 +162,8 @@ class ShardSet:
         missing = next((name for name in self._planned if name not in self._tensors), None)
         if missing is not None:
             raise CheckpointError(f"tensor {missing!r} was planned and never written")
+        for file in list(self._closing):
+            self._settle(file)
         self._lanes.close()
         files = list(self._files.values())
         if len(self._shards) > 1:
@@ -150,10 +175,14 @@ class ShardSet:
 
     def abandon(self) -> None:
         """Remove the shards that are not complete."""
+        self._lanes.close()
         for shard in self._open.values():
             shard.abandon()
+        for shard, entry in self._closing.values():
+            if entry.exception() is not None:
+                shard.abandon()
         self._open.clear()
-        self._lanes.close()
+        self._closing.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -198,6 +227,7 @@ class ShardWriter(ShardSet):
             shards,
             "model.safetensors.index.json",
             lambda path, shard, lanes: _SafetensorsShard(path, shard, lanes, told),
+            _widest_first,
         )
 
 
@@ -205,8 +235,7 @@ class _SafetensorsShard:
     def __init__(
         self, path: Path, shard: PlannedShard, lanes: HashLanes, metadata: Mapping[str, str]
     ) -> None:
-        # widest elements first: every tensor then starts at a multiple of its element size
-        tensors = sorted(shard.tensors, key=lambda tensor: -ITEM_SIZE[tensor.dtype])
+        tensors = _widest_first(shard.tensors)
         header = _header(tensors, metadata)
         self._offsets: dict[str, int] = {}
         at = len(header)
@@ -216,14 +245,19 @@ class _SafetensorsShard:
         self._file = HashedFile(path, lanes)
         self._file.write(0, header)
 
-    def add(self, name: str, tensor: RawTensor, *also: Callable[[memoryview], object]) -> None:
-        self._file.write(self._offsets[name], tensor.data, *also)
+    def add(self, name: str, tensor: TensorSource, *also: Watch) -> None:
+        self._file.write(self._offsets[name], tensor, *also)
 
-    def finish(self) -> FileEntry:
+    def finish(self) -> Future[FileEntry]:
         return self._file.finish()
 
     def abandon(self) -> None:
         self._file.abandon()
+
+
+def _widest_first(tensors: Sequence[PlannedTensor]) -> list[PlannedTensor]:
+    # every tensor then starts at a multiple of its element size
+    return sorted(tensors, key=lambda tensor: -ITEM_SIZE[tensor.dtype])
 
 
 def _header(tensors: list[PlannedTensor], metadata: Mapping[str, str]) -> bytes:

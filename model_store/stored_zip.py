@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model_store.errors import CheckpointError, UnsafeCheckpointError
-from model_store.mapped_file import MappedFile
+from model_store.weight_file import WeightFile
 
 MAX_ENTRIES = 100_000
 _MAX_DIRECTORY = 16_000_000
@@ -58,7 +58,7 @@ class _Central:
     crc: int
 
 
-def read_entries(file: MappedFile) -> dict[str, StoredEntry]:
+def read_entries(file: WeightFile) -> dict[str, StoredEntry]:
     """List the entries of a stored zip archive by name.
 
     Raises:
@@ -83,11 +83,11 @@ def read_entries(file: MappedFile) -> dict[str, StoredEntry]:
     return entries
 
 
-def _check_gap(file: MappedFile, before: _Central | None, start: int, stop: int) -> None:
+def _check_gap(file: WeightFile, before: _Central | None, start: int, stop: int) -> None:
     """Between two entries lies nothing, or the checksum and sizes of the one before."""
     if start == stop:
         return
-    gap = file.copy(start, stop) if stop - start <= _LONGEST_GAP else b""
+    gap = file.head(start, stop) if stop - start <= _LONGEST_GAP else b""
     if before is not None and before.flags & _DESCRIPTOR and gap:
         for sizes in ("<3L", "<L2Q"):
             if before.size <= _FULL32 or sizes == "<L2Q":
@@ -99,15 +99,15 @@ def _check_gap(file: MappedFile, before: _Central | None, start: int, stop: int)
     )
 
 
-def _directory(file: MappedFile) -> _Directory:
+def _directory(file: WeightFile) -> _Directory:
     at = file.size - _END.size
-    if at < 0 or file.copy(at, at + 4) != b"PK\x05\x06":
+    if at < 0 or file.head(at, at + 4) != b"PK\x05\x06":
         raise CheckpointError(f"{file.path}: no zip directory at its end; cut short?")
-    _, disk, first_disk, here, count, size, start, comment = _END.unpack(file.copy(at, file.size))
+    _, disk, first_disk, here, count, size, start, comment = _END.unpack(file.head(at, file.size))
     if disk or first_disk or here != count or comment:
         raise UnsafeCheckpointError(f"{file.path}: a zip of several disks, or with a comment")
     end = at
-    locator = file.copy(max(at - _LOCATOR.size, 0), at)
+    locator = file.head(max(at - _LOCATOR.size, 0), at)
     if locator.startswith(b"PK\x06\x07") and len(locator) == _LOCATOR.size:
         end, wide = _directory64(file, locator, at - _LOCATOR.size)
         given = (start, size, count)
@@ -121,20 +121,20 @@ def _directory(file: MappedFile) -> _Directory:
     return _Directory(start, size, count)
 
 
-def _directory64(file: MappedFile, locator: bytes, end: int) -> tuple[int, tuple[int, int, int]]:
+def _directory64(file: WeightFile, locator: bytes, end: int) -> tuple[int, tuple[int, int, int]]:
     _, disk, at, disks = _LOCATOR.unpack(locator)
     if disk or disks > 1 or at + _END64.size != end:
         raise UnsafeCheckpointError(f"{file.path}: its zip64 directory is not where it says")
     magic, length, _, _, disk, first_disk, here, count, size, start = _END64.unpack(
-        file.copy(at, end)
+        file.head(at, end)
     )
     if magic != b"PK\x06\x06" or length != _END64.size - 12 or disk or first_disk or here != count:
         raise UnsafeCheckpointError(f"{file.path}: its zip64 directory is damaged")
     return at, (start, size, count)
 
 
-def _centrals(file: MappedFile, directory: _Directory) -> Iterator[_Central]:
-    data = file.copy(directory.start, directory.start + directory.size)
+def _centrals(file: WeightFile, directory: _Directory) -> Iterator[_Central]:
+    data = file.head(directory.start, directory.start + directory.size)
     at = 0
     for _ in range(directory.entries):
         if at + _CENTRAL.size > len(data) or data[at : at + 4] != b"PK\x01\x02":
@@ -169,7 +169,7 @@ def _widened(extra: bytes, size: int, stored: int, offset: int) -> tuple[int, in
     return fields[0], fields[1], fields[2]
 
 
-def _entry(file: MappedFile, central: _Central, directory_start: int) -> StoredEntry:
+def _entry(file: WeightFile, central: _Central, directory_start: int) -> StoredEntry:
     shown = central.name.decode("utf-8", "replace")[:80]
     where = f"{file.path}: entry {shown!r}"
     if central.method != 0 or central.size != central.stored_size:
@@ -180,10 +180,10 @@ def _entry(file: MappedFile, central: _Central, directory_start: int) -> StoredE
     if head_end > directory_start:
         raise UnsafeCheckpointError(f"{where} lies outside the archive")
     magic, _, flags, method, _, _, _, _, size, name_size, extra_size = _LOCAL.unpack(
-        file.copy(central.offset, head_end)
+        file.head(central.offset, head_end)
     )
     start = head_end + name_size + extra_size
-    name = file.copy(head_end, head_end + name_size)
+    name = file.head(head_end, head_end + name_size)
     deferred = flags & _DESCRIPTOR and size == 0
     agrees = deferred or size in (central.size, _FULL32)
     if magic != b"PK\x03\x04" or (name, flags, method) != (central.name, central.flags, 0):

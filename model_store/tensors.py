@@ -26,8 +26,24 @@ _INTEGERS = {
 
 
 @dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor's dtype (safetensors' name for it) and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * ITEM_SIZE[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
 class RawTensor:
-    """Row-major little-endian bytes of one tensor; `data` may be a view into a mapped file."""
+    """Row-major little-endian bytes of one tensor, in memory."""
 
     dtype: str  # safetensors' name, for example "BF16"
     shape: tuple[int, ...]
@@ -44,6 +60,10 @@ class RawTensor:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * ITEM_SIZE[self.dtype]
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the tensor's bytes from `start` on."""
+        buffer[:] = self.data.cast("B")[start : start + len(buffer)]
 
     def bits(self) -> NDArray[np.unsignedinteger]:
         """The elements as unsigned integers of their width: moves bytes, never values."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from model_store.hashed_file import HashedFile, HashLanes
 from model_store.manifest import FileEntry
 from model_store.pickle_records import STORAGES
 from model_store.shard_plan import Plan, PlannedShard, PlannedTensor, plan_shards
-from model_store.shard_writer import ShardSet
-from model_store.tensors import RawTensor
+from model_store.shard_writer import ShardSet, Watch
+from model_store.tensor_sources import TensorSource
 
 _ROOT = b"archive/"
 _ALIGNMENT = 64
@@ -118,9 +118,7 @@ class _TorchShard:
         self._entries.append(entry)
         self._write(entry, data)
 
-    def _write(
-        self, entry: _Entry, data: bytes | memoryview, *also: Callable[[memoryview], object]
-    ) -> None:
+    def _write(self, entry: _Entry, data: bytes | TensorSource, *also: Watch) -> None:
         def checksum(chunk: memoryview) -> None:
             entry.crc = zlib.crc32(chunk, entry.crc)
 
@@ -128,10 +126,10 @@ class _TorchShard:
         self._file.write(entry.data_at, data, checksum, *also)
         self._file.write(entry.data_at + entry.size, entry.descriptor())
 
-    def add(self, name: str, tensor: RawTensor, *also: Callable[[memoryview], object]) -> None:
-        self._write(self._tensors[name], tensor.data, *also)
+    def add(self, name: str, tensor: TensorSource, *also: Watch) -> None:
+        self._write(self._tensors[name], tensor, *also)
 
-    def finish(self) -> FileEntry:
+    def finish(self) -> Future[FileEntry]:
         self._write_whole(b"version", b"3\n")
         directory = b"".join(entry.central() for entry in self._entries)
         count = len(self._entries)

@@ -8,26 +8,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model_store.errors import CheckpointError, UnsafeCheckpointError
-from model_store.mapped_file import MappedFile, TensorInfo
 from model_store.pickle_records import MAX_PROGRAM, TensorRecord, read_records
 from model_store.stored_zip import StoredEntry, read_entries
+from model_store.strided import StridedTensor
 from model_store.tensor_names import name_problem
-from model_store.tensors import ITEM_SIZE, RawTensor, from_bits
+from model_store.tensor_sources import StoredTensor, TensorSource, in_memory
+from model_store.tensors import ITEM_SIZE, RawTensor, TensorInfo
+from model_store.weight_file import WeightFile, wrong_kind
 
 # what trainers wrap a state dict in
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _CHUNK = 1 << 20
-_ELEMENTS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 class TorchZipFile:
     """One torch zip file; a tensor is a checked view of a byte range of the archive."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file, read its pickle as data and check every tensor against its storage.
+        """Open the file, read its pickle as data and check every tensor against its storage.
 
         Raises:
             CheckpointError: not a torch zip file, or no state dict in it.
@@ -35,10 +34,10 @@ class TorchZipFile:
         """
         self.path = path
         self.metadata: dict[str, str] = {}
-        self._file = MappedFile(path)
+        self._file = WeightFile(path)
         try:
             self._entries = _weight_entries(self._file)
-            program = self._file.copy(*_data_range(self._entries, path))
+            program = self._file.head(*_data_range(self._entries, path))
             for name, entry in self._entries.items():
                 if not name.startswith("data/"):
                     _check_crc(self._file, name, entry)
@@ -57,21 +56,20 @@ class TorchZipFile:
             for name, record in self._records.items()
         }
 
-    def read(self, name: str) -> RawTensor:
+    def source(self, name: str) -> TensorSource:
+        """Where a tensor lies; read in row-major order, whatever its strides are."""
         record = self._records[name]
-        size = ITEM_SIZE[record.storage.dtype]
+        dtype, size = record.storage.dtype, ITEM_SIZE[record.storage.dtype]
         if 0 in record.shape:
-            return RawTensor(record.storage.dtype, record.shape, memoryview(b""))
+            return RawTensor(dtype, record.shape, memoryview(b""))
         start = self._entries[f"data/{record.storage.key}"].start + record.offset * size
         if _is_row_major(record):
-            stop = start + math.prod(record.shape) * size
-            return RawTensor(record.storage.dtype, record.shape, self._file.view(start, stop))
-        # a transposed or sliced view: its elements are gathered into row-major order
-        data = self._file.view(start, start + (_last(record) + 1) * size)
-        elements = np.frombuffer(data, dtype=_ELEMENTS[size])
-        strides = [stride * size for stride in record.strides]
-        gathered = np.lib.stride_tricks.as_strided(elements, record.shape, strides, writeable=False)
-        return from_bits(record.storage.dtype, gathered)
+            return StoredTensor(self._file, start, dtype, record.shape)
+        return StridedTensor(self._file, start, TensorInfo(dtype, record.shape), record.strides)
+
+    def read(self, name: str) -> RawTensor:
+        """Read a tensor into memory of its own."""
+        return in_memory(self.source(name))
 
     def check_sums(self) -> None:
         """Read every storage and compare it with the archive's checksum, where it has one.
@@ -82,18 +80,15 @@ class TorchZipFile:
         for name, entry in self._entries.items():
             _check_crc(self._file, name, entry)
 
-    def forget(self) -> None:
-        self._file.forget()
-
     def close(self) -> None:
         self._file.close()
 
 
-def _weight_entries(file: MappedFile) -> dict[str, StoredEntry]:
+def _weight_entries(file: WeightFile) -> dict[str, StoredEntry]:
     """The archive's entries, their common first folder removed."""
     kind = file.kind()
     if kind != "a zip archive":
-        raise CheckpointError(f"{file.path} is {kind}, not a torch zip file")
+        raise wrong_kind(file.path, kind, "a torch zip file")
     entries = read_entries(file)
     roots = {name.partition("/")[0] for name in entries}
     if len(roots) != 1:
@@ -105,15 +100,15 @@ def _weight_entries(file: MappedFile) -> dict[str, StoredEntry]:
     if any(name == "constants.pkl" or name.startswith("code/") for name in inner):
         raise UnsafeCheckpointError(f"{file.path} is a TorchScript program, not weights")
     order = inner.get("byteorder")
-    if order is not None and file.copy(order.start, min(order.stop, order.start + 9)) != b"little":
+    if order is not None and file.head(order.start, min(order.stop, order.start + 9)) != b"little":
         raise CheckpointError(f"{file.path} was written on a big-endian machine")
     return inner
 
 
-def _check_crc(file: MappedFile, name: str, entry: StoredEntry) -> None:
+def _check_crc(file: WeightFile, name: str, entry: StoredEntry) -> None:
     crc = 0
     for start in range(entry.start, entry.stop, _CHUNK):
-        crc = zlib.crc32(file.copy(start, min(start + _CHUNK, entry.stop)), crc)
+        crc = zlib.crc32(file.head(start, min(start + _CHUNK, entry.stop)), crc)
     if entry.crc not in (0, crc):
         raise CheckpointError(f"{file.path}: entry {name[:80]!r} is damaged: its checksum is wrong")
 

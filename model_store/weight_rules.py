@@ -2,7 +2,7 @@
 
 A `WeightMap` is a table of `Rule`s. Planning looks at names, dtypes and shapes only and finds every
 misfit before a byte is read; a `Move` then turns source tensors into target tensors, one group at a
-time, on bit views: no value is ever rounded, and every move has an exact inverse.
+time, as bytes: no value is ever rounded, and every move has an exact inverse.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
-
 from model_store.canonical import canonical_digest
 from model_store.errors import (
     MissingPartError,
@@ -23,6 +21,8 @@ from model_store.errors import (
     UnmappedTensorError,
     WeightMapError,
 )
+from model_store.rearranging import put_together, taken_apart
+from model_store.tensor_sources import TensorSource, in_memory, same_bytes
 from model_store.tensors import RawTensor, from_bits
 
 Shape = tuple[int, ...]
@@ -87,28 +87,73 @@ class Move:
     targets: tuple[TensorSpec, ...]
     heads: int  # for Op.HEADS only
 
-    def apply(self, read: Callable[[str], RawTensor]) -> list[RawTensor]:
-        """Read the sources and return the targets, in the order of `targets`.
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether every target has the source's bytes, under another name at most."""
+        return len(self.sources) == 1 and self.op in (Op.RENAME, Op.COPY)
 
-        The result may share memory with what `read` returned.
+    def rearrange(self, source: Callable[[str], TensorSource]) -> list[TensorSource]:
+        """Return where the targets' bytes are to be had, in the order of `targets`.
+
+        No byte is read yet, but for transposed matrices, and copies that are fused.
 
         Raises:
             UnequalPartsError: parts that are one tensor in the target differ.
-            WeightMapError: `read` returned another dtype or shape than was planned with.
+            WeightMapError: `source` gave another dtype or shape than was planned with.
         """
-        tensors = [read(name) for name in self.sources]
-        made = (
-            _split(self.op, tensors[0], len(self.targets), self.heads)
-            if len(tensors) == 1
-            else [_fuse(self.op, self.sources, tensors, self.heads)]
-        )
+        tensors = [source(name) for name in self.sources]
+        made = self._fused(tensors) if len(tensors) > 1 else self._split(tensors[0])
         for target, tensor in zip(self.targets, made, strict=True):
             if (target.dtype, target.shape) != (tensor.dtype, tensor.shape):
-                raise WeightMapError(
-                    f"{self.sources[0]} is not what its header said: {target.name} became "
-                    f"{tensor.dtype} {tensor.shape}, not {target.dtype} {target.shape}"
-                )
+                raise self._contradicted(f"{target.name} became {tensor.dtype} {tensor.shape}")
         return made
+
+    def _contradicted(self, what: str) -> WeightMapError:
+        wanted = ", ".join(f"{t.name} {t.dtype} {t.shape}" for t in self.targets)
+        return WeightMapError(
+            f"{self.sources[0]} is not what its header said: {what}; planned: {wanted}"
+        )
+
+    def apply(self, read: Callable[[str], RawTensor]) -> list[RawTensor]:
+        """Read the sources and return the targets in memory; see `rearrange`.
+
+        The result may share memory with what `read` returned.
+        """
+        return [in_memory(tensor) for tensor in self.rearrange(read)]
+
+    def _split(self, tensor: TensorSource) -> list[TensorSource]:
+        parts = len(self.targets)
+        if self.op in (Op.RENAME, Op.COPY):
+            return [tensor] * parts
+        if self.op is Op.TRANSPOSE:
+            return [from_bits(tensor.dtype, in_memory(tensor).bits().T)]
+        dim = 1 if self.op is Op.COLUMNS else 0
+        size = list(tensor.shape)
+        if len(size) <= dim or size[dim] % parts:
+            raise self._contradicted(f"it is of shape {tensor.shape}")
+        size[dim] //= parts
+        return taken_apart(tensor, tuple(size), parts=parts, blocks=self._blocks(tensor.shape))
+
+    def _fused(self, tensors: Sequence[TensorSource]) -> list[TensorSource]:
+        first = tensors[0]
+        if self.op is Op.COPY:
+            for name, tensor in zip(self.sources, tensors, strict=True):
+                if not same_bytes(tensor, first):
+                    raise UnequalPartsError(self.sources[0], name, what="content")
+            return [first]
+        dim = 1 if self.op is Op.COLUMNS else 0
+        size = list(first.shape)
+        size[dim] *= len(tensors)
+        for name, tensor in zip(self.sources, tensors, strict=True):
+            if (tensor.dtype, tensor.shape) != (first.dtype, first.shape):
+                raise UnequalPartsError(self.sources[0], name, what="dtype or shape")
+        return [put_together(tensors, tuple(size), blocks=self._blocks(first.shape))]
+
+    def _blocks(self, shape: Shape) -> int:
+        """How many runs of bytes of each part alternate in the fused tensor."""
+        if self.op is Op.HEADS:
+            return self.heads
+        return shape[0] if self.op is Op.COLUMNS else 1
 
 
 @dataclass(frozen=True)
@@ -277,34 +322,3 @@ def _reversed(name: str, shape: Shape) -> Shape:
     if len(shape) != 2:
         raise WeightMapError(f"{name} has shape {shape}: only a matrix can be transposed")
     return shape[::-1]
-
-
-def _split(op: Op, tensor: RawTensor, parts: int, heads: int) -> list[RawTensor]:
-    if op in (Op.RENAME, Op.COPY):
-        return [tensor] * parts
-    bits = tensor.bits()
-    if op is Op.TRANSPOSE:
-        return [from_bits(tensor.dtype, bits.T)]
-    if op is Op.HEADS:
-        rows, *rest = tensor.shape
-        grouped = bits.reshape(heads, parts, rows // (heads * parts), *rest)
-        pieces = [grouped[:, part].reshape(rows // parts, *rest) for part in range(parts)]
-    else:
-        pieces = np.split(bits, parts, axis=1 if op is Op.COLUMNS else 0)
-    return [from_bits(tensor.dtype, piece) for piece in pieces]
-
-
-def _fuse(op: Op, names: Sequence[str], tensors: Sequence[RawTensor], heads: int) -> RawTensor:
-    first = tensors[0]
-    if op is Op.COPY:
-        for name, tensor in zip(names, tensors, strict=True):
-            if not np.array_equal(tensor.bits(), first.bits()):
-                raise UnequalPartsError(names[0], name, what="content")
-        return first
-    if op is Op.HEADS:
-        rows, *rest = first.shape
-        grouped = [tensor.bits().reshape(heads, rows // heads, *rest) for tensor in tensors]
-        fused = np.stack(grouped, axis=1).reshape(rows * len(tensors), *rest)
-        return from_bits(first.dtype, fused)
-    axis = 1 if op is Op.COLUMNS else 0
-    return from_bits(first.dtype, np.concatenate([t.bits() for t in tensors], axis=axis))

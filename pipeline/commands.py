@@ -19,6 +19,7 @@ COMMANDS = {
     "rename": "conversion.rename",
     "inspect": "conversion.inspect",
     "diff": "conversion.diff",
+    "verify-conversion": "conversion.verify",
     "chat": "qwen_vl.chat",
     "quantize": "quantization.gptq",
     "compare": "verification.compare",

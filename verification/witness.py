@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  the name everybody knows it by
 
 from model_store.checkpoint import Checkpoint, open_checkpoint
-from model_store.tensors import from_bits
+from model_store.tensors import RawTensor
 from verification.errors import WitnessError
 from verification.folders import form_of, layout_of, read_config
 
@@ -84,9 +84,15 @@ class _Weights:
 
     def rows(self, name: str, index: Tensor | slice) -> Tensor:
         """Some rows of a matrix, without widening the others."""
-        raw = self._checkpoint.read(name)
-        chosen = raw.bits()[index.numpy() if isinstance(index, Tensor) else index]
-        return torch.from_numpy(np.array(from_bits(raw.dtype, chosen).values(), np.float32))
+        source = self._checkpoint.source(name)
+        count, *shape = source.shape
+        wanted = range(count)[index] if isinstance(index, slice) else index.reshape(-1).tolist()
+        width = source.nbytes // count
+        data = np.empty((len(wanted), width), np.uint8)
+        for place, row in zip(data, wanted, strict=True):
+            source.read_into(place.data, range(count)[row] * width)
+        raw = RawTensor(source.dtype, (len(wanted), *shape), data.reshape(-1).data)
+        return torch.from_numpy(np.array(raw.values(), np.float32))
 
     def row_count(self, name: str) -> int:
         return int(self._checkpoint.info(name).shape[0])

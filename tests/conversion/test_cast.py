@@ -115,7 +115,7 @@ def test_a_snapshot_is_cast_and_says_what_happened(tmp_path: Path) -> None:
         "a": torch.float16, "b": torch.float16, "n": torch.int64,
     }  # fmt: skip
     assert torch.equal(made["a"], state["a"].half())
-    assert result.overflowed == {"b": 2}
+    assert result.tally.counts("overflowed") == {"b": 2}
     changes = (result.folder / "CHANGES.md").read_text()
     assert "2 finite values became infinite, in `b` (2)." in changes
     assert "1 of I64" in changes

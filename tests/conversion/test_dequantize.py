@@ -11,10 +11,11 @@ from conversion.dequantizing import DequantizeMove, Packing, dequantize_snapshot
 from conversion.diff import diff_checkpoints
 from conversion.errors import QuantizedError
 from conversion.options import DequantizeOptions, ToTransformersOptions
-from conversion.resuming import Tally
 from conversion.steps import to_transformers
+from conversion.tally import Tally
 from model_store.checkpoint import open_checkpoint
 from model_store.gptq_format import dequantize, pack
+from model_store.tensor_sources import in_memory
 from model_store.tensors import from_bits
 from model_store.weight_rules import TensorSpec
 from qwen_vl.loading import load_model
@@ -122,6 +123,8 @@ def test_a_wide_layer_in_pieces_is_the_layer_at_once() -> None:
     target = TensorSpec("w", "F32", (544, 64))
     move = DequantizeMove(tuple(raw), target, Packing(4, "gptq"), Tally())
 
-    (made,) = move.apply(raw.__getitem__)
+    (made,) = move.rearrange(raw.__getitem__)
 
-    np.testing.assert_array_equal(made.values(), dequantize(*packed, bits=4, version="gptq").T)
+    np.testing.assert_array_equal(
+        in_memory(made).values(), dequantize(*packed, bits=4, version="gptq").T
+    )

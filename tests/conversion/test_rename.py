@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conversion import rename as rename_command
+from conversion.diff import diff_checkpoints
 from conversion.errors import RuleTableError
 from conversion.options import RenameOptions
 from conversion.rename_table import parse_rules, rename
@@ -87,6 +88,23 @@ rule = [
     back = load_file(_rename(there, backwards, tmp_path / "b") / "model.safetensors")
 
     assert all(torch.equal(back[name], state[name]) for name in state if "mask" not in name)
+
+
+def test_both_sides_of_a_table_are_compared_through_it(tmp_path: Path) -> None:
+    source, _ = _source(tmp_path / "s")
+    made, table = _rename(source, _RULES, tmp_path / "t"), tmp_path / "rules.toml"
+
+    same = diff_checkpoints(source, made, rules=table)
+    path = made / "model.safetensors"
+    state = load_file(path)
+    state["layers.1.k"][0, 0] += 1
+    save_file(state, path)
+    other = diff_checkpoints(source, made, rules=table)
+
+    assert same.identical
+    assert same.compared == 9
+    assert [(found.name, found.differing) for found in other.unequal] == [("layers.1.k", 1)]
+    assert not diff_checkpoints(source, made).identical
 
 
 def test_an_unmapped_name_is_an_error_with_the_way_out(

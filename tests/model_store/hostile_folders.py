@@ -105,6 +105,12 @@ def _missing(folder: Path) -> Path:
     return made
 
 
+def _extra(folder: Path) -> Path:
+    made = shards(folder / "model")
+    safetensors(made / "model-00003-of-00003.safetensors", {"c": entry()})
+    return made
+
+
 def _twice(folder: Path) -> Path:
     made = shards(folder / "model")
     header = {"a": entry(), "b": entry(16, 32)}
@@ -154,6 +160,7 @@ FOLDERS = (
     Hostile("a pipe for a shard", _pipe(TWO), "is missing", CheckpointError),
     Hostile("a pipe for the index", _pipe(INDEX), "2 weight files", CheckpointError),
     Hostile("a shard that is missing", _missing, "is missing", CheckpointError),
+    Hostile("a shard that no index lists", _extra, "does not list", CheckpointError),
     Hostile("shards without an index", _no_index, "2 weight files", CheckpointError),
     Hostile("a whole file beside the shards", _both, "both", CheckpointError),
     Hostile("a shard of another kind", _pickle_shard, "no weight file"),

@@ -77,8 +77,8 @@ PICKLES = (
     Hostile("a tuple as a key", program(b"\x80\x02}(NtNs."), "key of type tuple"),
     Hostile(
         "a memo index of 2^31",
-        program(b"\x80\x02}r\xff\xff\xff\x7f."),
-        "as number 2147483647",
+        program(b"\x80\x02}r\x00\x00\x00\x80."),
+        "as number 2147483648",
     ),
     Hostile("half a million memo entries", _memo_bomb, "as number 500001"),
     Hostile("half a million empty lists", _lists, "500000 objects"),

@@ -63,6 +63,11 @@ SAFETENSORS = (
         "over the limit",
     ),
     Hostile(
+        "a header over 100 MB",
+        plain("model.safetensors", struct.pack("<Q", 100_000_001) + b"{}" + bytes(16)),
+        "over the limit",
+    ),
+    Hostile(
         "a header of no bytes",
         plain("model.safetensors", bytes(8) + FLOATS),
         "not a safetensors file",

@@ -72,12 +72,16 @@ measured; empty where we did not.
   torch writes 0 when told to (`set_crc32_options(False)`). What guards the bytes is the manifest's
   sha256.
 - **A wrong `total_size`**, a `dtype` in `config.json` that no tensor has, and an `auto_map` that
-  takes code from another repository are remarks (`model_store.remarks`), not refusals: published
-  checkpoints have them, and no byte depends on them. Code is never run.
-- **NaN and infinity** are allowed and counted on request (`model_store.nonfinite`).
+  takes code from another repository are remarks (`model_store.remarks`, shown by every rewriting
+  and by `conversion.inspect`), not refusals: published checkpoints have them, and no byte depends
+  on them. Code is never run. A config.json that is nested 10 000 deep is refused.
+- **NaN and infinity** are allowed. Every rewriting counts them by tensor and says so (terminal,
+  `--json`, CHANGES.md), and so does `conversion.inspect --values`.
 - **Links** may not leave the checkpoint's folder, but for the `blobs/` of a hub's cache.
-- **A file that changes while it is read** is an error: size and time are compared before a mapped
-  view is given out, and whole tensors are copied by reads, which do not crash on a missing page.
+- **A file that changes while it is read** is an error: size and time are compared at every read.
+  Nothing is mapped, so a file that is cut short cannot crash the process (SIGBUS).
+- **Safetensors and torch files side by side**: safetensors are read; a verifying step compares both
+  and refuses when they differ.
 - **Limits**: safetensors header 32 MB and 250 000 JSON containers, pickle 32 MB, 2 000 000 opcodes
   and 500 000 objects, zip directory 16 MB and 100 000 entries, index 32 MB, 64 dimensions. The
   specification of safetensors allows a header of 100 MB; parsed, that is a gigabyte.

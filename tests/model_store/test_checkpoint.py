@@ -220,3 +220,22 @@ def test_reading_a_large_checkpoint_keeps_little_of_it_resident(tmp_path: Path) 
     )
 
     assert int(done.stdout) < 3 * size
+
+
+@pytest.mark.parametrize(
+    ("data", "way_out"),
+    [
+        (b"\x80\x02}q\x00.", "torch.save"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "download the file again"),
+    ],
+)
+def test_a_file_of_another_kind_comes_with_the_way_out(
+    tmp_path: Path, data: bytes, way_out: str
+) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(data)
+
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path)
+
+    assert way_out in caught.value.hint

@@ -57,20 +57,35 @@ def safetensors_file(folder: Path) -> Path:
     return safetensors(folder / "m.safetensors", header)
 
 
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
 def read_or_refuse(path: Path) -> None:
-    """Read all of a file; anything but an error of ours, or a second, fails the test."""
+    """Read all of a file; only an error of ours may come of it.
+
+    A megabyte may take a second; beside the largest tensor 64 MB may be taken from the system.
+    """
+    CLEAR.write_text("5")  # the peak is counted from here
+    resident, largest = kilobytes("VmRSS"), 0
     started = time.thread_time()
     try:
         with open_checkpoint(path) as checkpoint:
             for name in checkpoint.names():
                 read = checkpoint.read(name)
                 assert read.nbytes == read.data.nbytes <= path.stat().st_size
+                largest = max(largest, read.nbytes)
                 read.digest()
                 count_nonfinite(read)
             checkpoint.check_sums()
     except CheckpointError:
         pass
     assert time.thread_time() - started < 1 + path.stat().st_size / 1e6
+    assert kilobytes("VmHWM") - resident < (64_000_000 + largest) / 1000
+
+
+def kilobytes(kind: str) -> int:
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 
 @pytest.mark.parametrize("make", [torch_file, safetensors_file])

@@ -10,7 +10,8 @@ import numpy as np
 
 from model_store.files import sha256_file
 from model_store.hashed_file import HashedFile, HashLanes
-from model_store.mapped_file import MappedFile
+from model_store.tensor_sources import StoredTensor
+from model_store.weight_file import WeightFile
 
 
 def test_a_slow_hasher_never_sees_a_buffer_that_was_filled_again(tmp_path: Path) -> None:
@@ -23,10 +24,10 @@ def test_a_slow_hasher_never_sees_a_buffer_that_was_filled_again(tmp_path: Path)
         digest.update(chunk)
 
     lanes = HashLanes()
-    with MappedFile(tmp_path / "source") as source:
+    with WeightFile(tmp_path / "source") as source:
         file = HashedFile(tmp_path / "copy", lanes)
-        file.write(0, source.view(0, len(data)), slowly)
-        entry = file.finish()
+        file.write(0, StoredTensor(source, 0, "U8", (len(data),)), slowly)
+        entry = file.finish().result()
     lanes.close()
 
     assert digest.hexdigest() == hashlib.sha256(data).hexdigest()

@@ -12,10 +12,10 @@ import torch
 from model_store.checkpoint import open_checkpoint
 from model_store.errors import CheckpointError
 from model_store.files import sha256_file
-from model_store.mapped_file import MappedFile
 from model_store.stored_zip import read_entries
 from model_store.tensors import RawTensor
 from model_store.torch_writer import TorchShardWriter
+from model_store.weight_file import WeightFile
 
 TORCH = {
     "BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float16, "F64": torch.float64,
@@ -96,7 +96,7 @@ def test_the_archive_is_sound_and_every_tensor_aligned(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None  # every checksum is right
         assert archive.read("archive/version") == b"3\n"
-    with MappedFile(path) as file:
+    with WeightFile(path) as file:
         entries = read_entries(file)
     assert all(entry.start % 64 == 0 for entry in entries.values())
 
