@@ -74,16 +74,22 @@ def _is_ours_to_read(folder: Path) -> bool:
 
 def _load(cls: type, folder: Path, dtype: Any, compat: str, options: dict[str, Any]) -> Any:
     from qwen_vl.loading import load_model
+    from qwen_vl.placement import Placement
 
     attention = options.pop("attn_implementation", None)
-    device_map = options.pop("device_map", None)
+    placement = Placement(
+        options.pop("device_map", None),
+        options.pop("max_memory", None),
+        _path(options.pop("offload_folder", None)),
+        bool(options.pop("offload_buffers", False)),
+    )
     unknown = sorted(key for key in options if key not in _IGNORED and not key.startswith("_"))
     if unknown:
         raise InputError(
             f"a folder of 2023 cannot be loaded with {', '.join(unknown)}",
             hint="Convert it first: python -m conversion.to_transformers.",
         )
-    model = load_model(folder, dtype=dtype, device=one_device(device_map), compat=compat)
+    model = load_model(folder, dtype=dtype, compat=compat, placement=placement)
     if attention is not None:
         model.set_attn_implementation(attention)
     return _part(cls, model)
@@ -96,21 +102,5 @@ def _part(cls: type, model: QwenVLForConditionalGeneration) -> Any:
     raise UnsupportedArchitectureError(f"a Qwen-VL folder holds no {cls.__name__}")
 
 
-def one_device(device_map: Any) -> torch.device:
-    """The device a map means, where all of the model goes to one.
-
-    Raises:
-        InputError: the map spreads the model.
-    """
-    if device_map is None:
-        return torch.device("cpu")
-    if isinstance(device_map, dict):
-        if set(device_map) != {""}:
-            raise InputError(
-                "a folder of 2023 is loaded onto one device, this device_map names several",
-                hint="Convert it first: python -m conversion.to_transformers.",
-            )
-        device_map = device_map[""]
-    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(f"cuda:{device_map}" if isinstance(device_map, int) else device_map)
+def _path(folder: Any) -> Path | None:
+    return None if folder is None else Path(folder)
