@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qwen_vl.errors import InputError, UnsupportedArchitectureError
+from qwen_vl.errors import InputError, KernelError, UnsupportedArchitectureError
 
 if TYPE_CHECKING:
     from qwen_vl.modeling import QwenVLForConditionalGeneration
@@ -34,9 +34,9 @@ class FolderLoading:
         Args:
             folder: a folder, or a repo id in the native layout.
             args: passed on.
-            kwargs: passed on; besides `bf16`, `fp16`, `fp32` choose the dtype, `compat` is that
-                of `load_model`, and `trust_remote_code` changes nothing: no code of the folder
-                runs.
+            kwargs: passed on; besides `bf16`, `fp16`, `fp32` choose the dtype, `compat` and
+                `kernels` are those of `load_model`, and `trust_remote_code` changes nothing: no
+                code of the folder runs.
 
         Raises:
             InputError: two dtypes, or an option that a folder of 2023 cannot be loaded with.
@@ -59,6 +59,18 @@ class FolderLoading:
             loaded.compat = compat
         return model
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save as every transformers model.
+
+        Raises:
+            KernelError: Int4 layers whose integers a kernel has put into its own order.
+        """
+        from qwen_vl.int4_kernels import uses_kernels
+
+        if uses_kernels(self):  # type: ignore[arg-type]  # the class that mixes this in is a Module
+            raise KernelError("a model that runs on integer kernels cannot be saved")
+        super().save_pretrained(*args, **kwargs)  # type: ignore[misc]  # PreTrainedModel's
+
 
 def _is_ours_to_read(folder: Path) -> bool:
     """Whether transformers cannot: the layout of 2023, or integers."""
@@ -77,6 +89,7 @@ def _load(cls: type, folder: Path, dtype: Any, compat: str, options: dict[str, A
     from qwen_vl.placement import Placement
 
     attention = options.pop("attn_implementation", None)
+    kernels = options.pop("kernels", "auto")
     placement = Placement(
         options.pop("device_map", None),
         options.pop("max_memory", None),
@@ -89,7 +102,7 @@ def _load(cls: type, folder: Path, dtype: Any, compat: str, options: dict[str, A
             f"a folder of 2023 cannot be loaded with {', '.join(unknown)}",
             hint="Convert it first: python -m conversion.to_transformers.",
         )
-    model = load_model(folder, dtype=dtype, compat=compat, placement=placement)
+    model = load_model(folder, dtype=dtype, compat=compat, kernels=kernels, placement=placement)
     if attention is not None:
         model.set_attn_implementation(attention)
     return _part(cls, model)

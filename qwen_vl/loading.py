@@ -38,6 +38,7 @@ from qwen_vl.int4 import (
     put_quantized,
     quantized_modules,
 )
+from qwen_vl.int4_kernels import use_kernels
 from qwen_vl.list_format import Style
 from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.placement import Placement
@@ -108,6 +109,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     compat: str = "default",
+    kernels: str = "auto",
     placement: Placement | None = None,
 ) -> QwenVLForConditionalGeneration:
     """Load a Qwen-VL model in eval mode, from a folder of the 2023 or of the native layout.
@@ -118,6 +120,8 @@ def load_model(
             their integers and float16 scales, and compute in the dtype of their input.
         device: where the weights go, tensor by tensor.
         compat: "default" repairs the defects of 2023, "2023" reproduces those that change results.
+        kernels: of Int4 layers: "reference" is exact and slow, "gptqmodel" takes that library's,
+            "auto" takes them where they can be had and the dtype is a half precision.
         placement: instead of `device`, a map that spreads the model over devices and disk.
 
     Raises:
@@ -150,6 +154,7 @@ def load_model(
     model.generation_config = _generation_config(folder, config)
     model.compat = compat
     model.eval()
+    use_kernels(model, kernels, dtype=wanted)
     places.dispatch(model)
     return model
 

@@ -31,42 +31,45 @@ def pack(codes: Tensor) -> Tensor:
     return torch.where(words >= 2**31, words - 2**32, words).int()
 
 
-def quantized(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def quantized(weight: Tensor, group: int = GROUP) -> tuple[dict[str, Tensor], Tensor]:
     """AutoGPTQ tensors of a (out, in) weight by rounding, and the weight they stand for."""
     rows, columns = weight.shape
-    grouped = weight.reshape(rows, columns // GROUP, GROUP)
+    grouped = weight.reshape(rows, columns // group, group)
     scales = (grouped.abs().amax(-1) / 7).half()
     codes = (grouped / scales[..., None].float() + 8).round().clamp(0, 15)
     exact = (scales[..., None].float() * (codes - 8)).reshape(rows, columns)
     by_input = codes.reshape(rows, columns).T.reshape(columns // 8, 8, rows)
     qweight = pack(by_input.transpose(1, 2).reshape(-1, 8)).reshape(columns // 8, rows)
-    zeros = torch.full((columns // GROUP, rows // 8), 0x77777777, dtype=torch.int32)
+    zeros = torch.full((columns // group, rows // 8), 0x77777777, dtype=torch.int32)
     return {
         "qweight": qweight,
         "qzeros": zeros,
         "scales": scales.T.contiguous(),
-        "g_idx": (torch.arange(columns) // GROUP).int(),
+        "g_idx": (torch.arange(columns) // group).int(),
         "bias": torch.zeros(rows, dtype=torch.float16),
     }, exact
 
 
-def write_int4_folders(place: Path, *, in_config: bool = True) -> tuple[Path, Path]:
+def write_int4_folders(
+    place: Path, *, in_config: bool = True, group: int = GROUP
+) -> tuple[Path, Path]:
     """A GPTQ folder, and a float32 one of the weights that it stands for."""
     packed: dict[str, Tensor] = {}
     exact: dict[str, Tensor] = {}
     for name, tensor in tiny_model.tensors().items():
         module = name.removesuffix(".weight")
         if module.endswith(PACKED) and ".h." in module and name != module:
-            parts, exact[name] = quantized(tensor)
+            parts, exact[name] = quantized(tensor, group)
             packed |= {f"{module}.{leaf}": part for leaf, part in parts.items()}
         else:
             packed[name], exact[name] = tensor.half(), tensor.half().float()
     for name in [name for name in packed if name.endswith("c_attn.bias")]:
         packed[name] = exact[name].half()
-    described = {"quantization_config": CONFIG} if in_config else {}
+    config = CONFIG | {"group_size": group}
+    described = {"quantization_config": config} if in_config else {}
     int4 = tiny_model.write_small_folder(place / "int4", torch_dtype="float16", **described)
     if not in_config:
-        (int4 / "quantize_config.json").write_text(json.dumps(CONFIG))
+        (int4 / "quantize_config.json").write_text(json.dumps(config))
     full = tiny_model.write_small_folder(place / "full")
     save_file(packed, int4 / "model.safetensors")
     save_file(exact, full / "model.safetensors")
