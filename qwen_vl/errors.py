@@ -122,7 +122,7 @@ class ChatFormatError(QwenVLError, AssertionError):
     hint = "Use a Chat checkpoint, or model.generate() with a base one."
 
 
-class StopWordsError(QwenVLError, ValueError):
+class StopWordsError(QwenVLError, ValueError, AssertionError):
     """Stop sequences that are no list of non-empty lists of ids."""
 
     hint = "Pass lists of ids: [tokenizer.encode(word) for word in words]."

@@ -20,6 +20,8 @@ from tests.qwen_vl.text_goldens import ASSETS
 
 GROUP = 16
 CONFIG = {"bits": 4, "group_size": GROUP, "sym": True, "desc_act": False, "quant_method": "gptq"}
+RECORDED_PACKED = ("sym_g128", "sym_g32", "asym_g64", "dead_column")
+RECORDED = (*RECORDED_PACKED, "sym_actorder_g32_static")
 PACKED = ("c_attn", "attn.c_proj", "w1", "w2", "mlp.c_proj")
 
 
@@ -76,7 +78,7 @@ def write_int4_folders(
     return int4, full
 
 
-@pytest.mark.parametrize("case", ["sym_g128", "sym_g32", "asym_g64", "dead_column"])
+@pytest.mark.parametrize("case", RECORDED_PACKED)
 def test_dequantized_weights_are_those_of_autogptq(case: str) -> None:
     with np.load(ASSETS / "gptq.npz") as numbers:
         kept = {
@@ -99,7 +101,7 @@ def test_dequantized_weights_are_those_of_autogptq(case: str) -> None:
     torch.testing.assert_close(layer(x), x @ layer.dequantize(torch.float32).T)
 
 
-@pytest.mark.parametrize("case", ["sym_g128", "sym_g32", "asym_g64", "dead_column"])
+@pytest.mark.parametrize("case", RECORDED_PACKED)
 def test_unpacking_agrees_with_the_store_bit_for_bit(case: str) -> None:
     with np.load(ASSETS / "gptq.npz") as numbers:
         packed = [numbers[f"{case}/{key}"] for key in ("qweight", "qzeros", "scales_f16", "g_idx")]
@@ -116,7 +118,7 @@ def test_unpacking_agrees_with_the_store_bit_for_bit(case: str) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("case", ["sym_g128", "sym_g32", "asym_g64", "dead_column"])
+@pytest.mark.parametrize("case", RECORDED_PACKED)
 def test_a_forward_pass_is_that_of_autogptq(case: str) -> None:
     place = SHARED / "public"
     if not place.is_dir():
@@ -135,6 +137,29 @@ def test_a_forward_pass_is_that_of_autogptq(case: str) -> None:
     made = layer(first_batch(case, config, recorded["salt"]))
 
     torch.testing.assert_close(made, expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.shared
+def test_a_case_with_static_groups_stands_for_the_recorded_weights() -> None:
+    """This case was recorded unpacked: its codes follow from scales, zeros and weights."""
+    place = SHARED / "public"
+    if not place.is_dir():
+        pytest.skip("the golden data is not beside the checkout")
+    with np.load(place / "gptq.npz") as numbers:
+        kept = {
+            key: torch.from_numpy(numbers[f"sym_actorder_g32_static/{key}"])
+            for key in ("scale", "zero", "g_idx", "dequant_f16")
+        }
+    weight, group = kept["dequant_f16"].float(), kept["g_idx"].long()
+    codes = (weight / kept["scale"][:, group] + kept["zero"][:, group]).round().T
+    layer = QuantizedLinear(128, 64, QuantizedFormat(4, 32), bias=False)
+    layer.qweight = pack(codes.reshape(16, 8, 64).transpose(1, 2).reshape(-1, 8)).reshape(16, 64)
+    layer.qzeros = pack((kept["zero"].T - 1).reshape(-1, 8)).reshape(4, 8)
+    layer.scales, layer.g_idx = kept["scale"].T.half(), kept["g_idx"].int()
+
+    made = layer.dequantize(torch.float32)
+
+    torch.testing.assert_close(made, weight, rtol=1e-3, atol=2e-4)
 
 
 def first_batch(case: str, config: dict[str, Any], salt: str) -> Tensor:

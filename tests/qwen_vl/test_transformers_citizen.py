@@ -83,8 +83,22 @@ def test_the_other_auto_classes_resolve(tiny_folder: Path, tmp_path: Path) -> No
         assert type(processor) is QwenVLProcessor
         assert processor.image_processor.size.height == 28
         assert processor.tokenizer.n_image_tokens == tiny_model.QUERIES
-    # a folder of 2023 has no file that AutoImageProcessor would open
-    assert type(AutoImageProcessor.from_pretrained(native)) is QwenVLImageProcessor
+        image_processor: Any = AutoImageProcessor.from_pretrained(folder)
+        assert type(image_processor) is QwenVLImageProcessor
+        assert image_processor.size.height == 28
+
+
+def test_folders_of_others_find_their_own_image_processor(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen"}')
+    with pytest.raises(OSError, match="preprocessor_config"):
+        AutoImageProcessor.from_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}}'
+    )
+
+    made: Any = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+
+    assert type(made).__name__.startswith("CLIPImageProcessor")
 
 
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
