@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help, or check that it is fresh.
+"""Write docs/cli.md and the pages of measured figures, or check that they are fresh.
 
 Examples:
   python scripts/make_docs.py
@@ -17,6 +17,7 @@ from model_store.command import build_parser
 from model_store.files import write_text
 from pipeline.cli import first_sentence
 from pipeline.commands import COMMANDS
+from scripts import speed_page
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 _HEAD = """# Commands
@@ -45,14 +46,14 @@ def main() -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail when the page is stale")
-    page = render()
-    if not parser.parse_args().check:
-        write_text(PAGE, page)
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print("docs/cli.md is stale: run `make docs`", file=sys.stderr)
-    return 1
+    check, code = parser.parse_args().check, 0
+    for path, page in ((PAGE, render()), (speed_page.PAGE, speed_page.render())):
+        if not check:
+            write_text(path, page)
+        elif not path.is_file() or path.read_text(encoding="utf-8") != page:
+            print(f"docs/{path.name} is stale: run `make docs`", file=sys.stderr)
+            code = 1
+    return code
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from scripts.train_ranks import trained_rank_file
 
 ROOT = Path(__file__).parents[2]
 CTRL_C, CTRL_D = b"\x03", b"\x04"
-PATIENCE = 120  # seconds, on a machine that does other things too
+PATIENCE = 300  # seconds, on a machine that does other things too
 
 
 class Terminal:
