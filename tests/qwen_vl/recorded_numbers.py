@@ -38,7 +38,7 @@ class RecordedNumbers:
         if where is not None:
             got, expected = got[where], expected[where]
         torch.testing.assert_close(
-            got, expected, rtol=0, atol=atol, msg=lambda said: f"{key}: {said}"
+            got.to(expected.dtype), expected, rtol=0, atol=atol, msg=lambda said: f"{key}: {said}"
         )
 
     def agree_on_logits(self, case: str, logits: Tensor, real: Tensor) -> None:
