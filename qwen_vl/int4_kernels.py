@@ -52,6 +52,7 @@ def use_kernels(model: nn.Module, choice: str, *, dtype: torch.dtype) -> None:
     if choice == "reference" or exact or not layers:
         return
     try:
+        _check_places(model, layers)
         made = _kernels(layers, dtype)
     except KernelError as error:
         if choice != "auto":
@@ -68,9 +69,17 @@ def uses_kernels(model: nn.Module) -> bool:
     return any(type(module).__module__.split(".")[0] == LIBRARY for module in model.modules())
 
 
-def _kernels(layers: dict[str, QuantizedLinear], dtype: torch.dtype) -> dict[str, nn.Module]:
-    if any(layer.qweight.device.type == "meta" for layer in layers.values()):
+def _check_places(model: nn.Module, layers: dict[str, QuantizedLinear]) -> None:
+    """A kernel stays where it was prepared, so hooks must not move its layer about."""
+    places = {weight.device.type for weight in model.parameters()}
+    places |= {layer.qweight.device.type for layer in layers.values()}
+    if "meta" in places:
         raise KernelError("weights wait on disk, where no kernel can prepare them")
+    if "cpu" in places and len(places) > 1:
+        raise KernelError("weights wait in the processor's memory for another device")
+
+
+def _kernels(layers: dict[str, QuantizedLinear], dtype: torch.dtype) -> dict[str, nn.Module]:
     if importlib.util.find_spec(LIBRARY) is None:
         raise KernelError(f"{LIBRARY} is not installed", hint="pip install 'modelferry[gptq]'")
     with contextlib.redirect_stdout(sys.stderr):  # the library says what it does on stdout
