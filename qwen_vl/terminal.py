@@ -32,9 +32,8 @@ class Session(Protocol):
     def add_image(self, source: str) -> str: ...  # what was added, for people
     def draw(self) -> Path | None: ...  # the PNG; None without boxes or picture
     def reset(self) -> None: ...
-    def ask(
-        self, text: str
-    ) -> Generator[str]: ...  # the answer so far, each time it grew; closing it stops the model
+    # the answer so far, each time it grew; closing it stops the model
+    def ask(self, text: str) -> Generator[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
