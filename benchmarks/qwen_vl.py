@@ -6,7 +6,10 @@ Examples:
 
 Against the algorithm of 2023 on the same weights (qwen_vl_2023.py), and against a stock Qwen2 of
 the same size as the floor, which sees no images. One image, 258 ids. The contenders take turns;
-ratios are of runs that stand next to each other. Peak memory is of a process of its own.
+ratios are of runs that stand next to each other, of wall and of CPU seconds: on a busy machine
+believe the latter. Peak memory is of a process of its own. `--compiled` adds our decode step under
+torch.compile with a static cache, which takes a C++ compiler and a minute. Full size on a GPU:
+qwen_vl_gpu.py.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "qwen_vl.json"
 HIDDEN, LAYERS, HEADS, MLP, VOCAB = 512, 4, 4, 1408, 16000
 WIDTH, BLOCKS = 256, 3
-STEPS = 8
+STEPS = 24
+COMPILED = "ours, compiled"
 CONTENDERS = ("ours", "algorithm of 2023", "stock Qwen2")
 _START = 15000
 
@@ -39,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile as well")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     parser.add_argument("--peak", choices=CONTENDERS, help="(internal)")
@@ -53,19 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_highest_rss_mb())
         return 0
     contenders = _contenders()
+    if not args.compiled:
+        del contenders[COMPILED]
     difference = _check(contenders)
     rows = []
     for batch in (1, 8):
         rows += _turns(contenders, batch=batch, runs=args.runs)
     peaks = {name: _peak(name, args.threads) for name in CONTENDERS}
-    gpu = "not measured" if not torch.cuda.is_available() else "not measured: run on CPU only"
     report = {
         "model": {"hidden": HIDDEN, "layers": LAYERS, "vision": [WIDTH, BLOCKS], "dtype": "F32"},
         "largest_difference_of_logits": difference,
         "runs": args.runs,
         "rows": rows,
         "peak_rss_mb_at_batch_8": peaks,
-        "gpu": {"bf16 tokens/s": gpu, "int4 tokens/s": gpu, "share of bandwidth": gpu},
         "machine": _machine(args.threads),
     }
     _print(report)
@@ -125,7 +130,29 @@ def _contenders() -> dict[str, Callable[[int], dict[str, tuple[float, float]]]]:
             "decode": _decode(lambda t: floor(t, **options).logits, batch),
         }
 
-    runs = {"ours": run_ours, "algorithm of 2023": run_old, "stock Qwen2": run_floor}
+    def run_compiled(batch: int) -> dict[str, tuple[float, float]]:
+        from transformers import StaticCache
+
+        ids, pixels = inputs(batch)
+        length = ids.shape[1] + STEPS
+        cache = StaticCache(config=ours.config.text_config, max_cache_len=length)
+        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        first = _timed(lambda: ours(ids, pixels, **options).logits)
+        places = iter(range(ids.shape[1], length))
+
+        def step(tokens: Any) -> Any:
+            where = torch.full((batch, 1), next(places))
+            return compiled(input_ids=tokens, position_ids=where, **options).logits
+
+        return {"first token": first, "decode": _decode(step, batch)}
+
+    compiled = torch.compile(ours.forward, fullgraph=True, dynamic=False)
+    runs = {
+        "ours": run_ours,
+        COMPILED: run_compiled,
+        "algorithm of 2023": run_old,
+        "stock Qwen2": run_floor,
+    }
     _MODELS.update(ours=ours, inputs=inputs, old=old)
     return runs
 
@@ -213,18 +240,21 @@ def _turns(contenders: Any, *, batch: int, runs: int) -> list[dict[str, Any]]:
                 measured.setdefault((name, what), []).append(seconds)
     rows = []
     for (name, what), pairs in measured.items():
-        walls = [wall for wall, _ in pairs]
         same = "decode" if what.startswith("decode") else what
-        ours = [wall for wall, _ in measured.get(("ours", same), [])]
-        ratios = [wall / own for wall, own in zip(walls, ours, strict=True)] if ours else []
+        ours = measured.get(("ours", same), [])
+        walls, cpus = (
+            [one[place] / own[place] for one, own in zip(pairs, ours, strict=bool(ours))]
+            for place in (0, 1)
+        )
         rows.append(
             {
                 "batch": batch,
                 "what": what,
                 "who": name,
-                "wall_ms": _spread([1000 * wall for wall in walls]),
+                "wall_ms": _spread([1000 * wall for wall, _ in pairs]),
                 "cpu_ms": _spread([1000 * cpu for _, cpu in pairs]),
-                "times_ours": _spread(ratios) if ratios else None,
+                "times_ours": _spread(walls) if ours else None,
+                "cpu_times_ours": _spread(cpus) if ours else None,
             }
         )
     return rows
@@ -265,17 +295,16 @@ def _machine(threads: int) -> dict[str, Any]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    print("batch, what, who, median ms, median CPU ms; times ours: min / median / max")
+    print("batch, what, who, median ms, median CPU ms; times ours (CPU): min / median / max")
     for row in report["rows"]:
-        ratio = row["times_ours"]
-        shown = "{min} / {median} / {max}".format(**ratio) if ratio else ""
+        ratio, cpu = row["times_ours"], row["cpu_times_ours"]
+        form = "{min} / {median} / {max}".format
+        shown = f"{form(**ratio)} ({form(**cpu)})" if ratio else ""
         print(
             f"{row['batch']:>5} {row['what']:22} {row['who']:18} "
             f"{row['wall_ms']['median']:>10.1f} {row['cpu_ms']['median']:>9.1f}  {shown}"
         )
     print("peak RSS at batch 8, MB:", report["peak_rss_mb_at_batch_8"])
-    for what, value in report["gpu"].items():
-        print(f"GPU, {what}: {value}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from qwen_vl.fast_tokenizer import QwenVLTokenizerFast
 from qwen_vl.image_processing import QwenVLImageProcessor
 from qwen_vl.language import QwenVLTextModel
 from qwen_vl.modeling import QwenVLForConditionalGeneration, QwenVLModel
-from qwen_vl.original_folders import QWenConfig, QWenTokenizer
+from qwen_vl.original_folders import QWenConfig, QWenTokenizer, answer_for_image_processor
 from qwen_vl.processing import QwenVLProcessor
 from qwen_vl.tokenization import QwenVLTokenizer
 from qwen_vl.vision import QwenVLVisionModel
@@ -44,3 +44,4 @@ for _key, _tokenizer in (
     AutoTokenizer.register(_key, tokenizer_class=_tokenizer, exist_ok=True)
 AutoConfig.register(QWenConfig.model_type, QWenConfig, exist_ok=True)
 AutoProcessor.register(QwenVLConfig, QwenVLProcessor, exist_ok=True)
+answer_for_image_processor()

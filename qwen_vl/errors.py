@@ -22,6 +22,7 @@ ToolkitError
     │   ├── UnsupportedQuantizationError  quantized, but not as 2, 4 or 8 bit GPTQ
     │   ├── UnknownDtypeError             a dtype the model does not run in
     │   ├── UnknownCompatError            neither "default" nor "2023"
+    │   ├── KernelError                   integer kernels that cannot be had, or are not saved
     │   ├── InputError                    arguments of a forward call that exclude each other
     │   ├── ImageBlockError               image blocks in the ids do not fit the images
     │   ├── ImageShapeError               pixels that make no square grid of patches
@@ -121,7 +122,7 @@ class ChatFormatError(QwenVLError, AssertionError):
     hint = "Use a Chat checkpoint, or model.generate() with a base one."
 
 
-class StopWordsError(QwenVLError, ValueError):
+class StopWordsError(QwenVLError, ValueError, AssertionError):
     """Stop sequences that are no list of non-empty lists of ids."""
 
     hint = "Pass lists of ids: [tokenizer.encode(word) for word in words]."
@@ -200,6 +201,12 @@ class UnknownCompatError(ModelError, ValueError):
 
     def __init__(self, mode: str, *, known: tuple[str, ...]) -> None:
         super().__init__(f"unknown compat mode {mode!r}, not one of {', '.join(known)}")
+
+
+class KernelError(ModelError):
+    """Integer kernels that were asked for and cannot be had."""
+
+    hint = 'Load with kernels="reference", which is exact and slow.'
 
 
 class InputError(ModelError, ValueError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qwen_vl.errors import InputError, UnsupportedArchitectureError
+from qwen_vl.errors import InputError, KernelError, UnsupportedArchitectureError
 
 if TYPE_CHECKING:
     from qwen_vl.modeling import QwenVLForConditionalGeneration
@@ -34,9 +34,9 @@ class FolderLoading:
         Args:
             folder: a folder, or a repo id in the native layout.
             args: passed on.
-            kwargs: passed on; besides `bf16`, `fp16`, `fp32` choose the dtype, `compat` is that
-                of `load_model`, and `trust_remote_code` changes nothing: no code of the folder
-                runs.
+            kwargs: passed on; besides `bf16`, `fp16`, `fp32` choose the dtype, `compat` and
+                `kernels` are those of `load_model`, and `trust_remote_code` changes nothing: no
+                code of the folder runs.
 
         Raises:
             InputError: two dtypes, or an option that a folder of 2023 cannot be loaded with.
@@ -59,6 +59,18 @@ class FolderLoading:
             loaded.compat = compat
         return model
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save as every transformers model.
+
+        Raises:
+            KernelError: Int4 layers whose integers a kernel has put into its own order.
+        """
+        from qwen_vl.int4_kernels import uses_kernels
+
+        if uses_kernels(self):  # type: ignore[arg-type]  # the class that mixes this in is a Module
+            raise KernelError("a model that runs on integer kernels cannot be saved")
+        super().save_pretrained(*args, **kwargs)  # type: ignore[misc]  # PreTrainedModel's
+
 
 def _is_ours_to_read(folder: Path) -> bool:
     """Whether transformers cannot: the layout of 2023, or integers."""
@@ -74,16 +86,23 @@ def _is_ours_to_read(folder: Path) -> bool:
 
 def _load(cls: type, folder: Path, dtype: Any, compat: str, options: dict[str, Any]) -> Any:
     from qwen_vl.loading import load_model
+    from qwen_vl.placement import Placement
 
     attention = options.pop("attn_implementation", None)
-    device_map = options.pop("device_map", None)
+    kernels = options.pop("kernels", "auto")
+    placement = Placement(
+        options.pop("device_map", None),
+        options.pop("max_memory", None),
+        _path(options.pop("offload_folder", None)),
+        bool(options.pop("offload_buffers", False)),
+    )
     unknown = sorted(key for key in options if key not in _IGNORED and not key.startswith("_"))
     if unknown:
         raise InputError(
             f"a folder of 2023 cannot be loaded with {', '.join(unknown)}",
             hint="Convert it first: python -m conversion.to_transformers.",
         )
-    model = load_model(folder, dtype=dtype, device=one_device(device_map), compat=compat)
+    model = load_model(folder, dtype=dtype, compat=compat, kernels=kernels, placement=placement)
     if attention is not None:
         model.set_attn_implementation(attention)
     return _part(cls, model)
@@ -96,21 +115,5 @@ def _part(cls: type, model: QwenVLForConditionalGeneration) -> Any:
     raise UnsupportedArchitectureError(f"a Qwen-VL folder holds no {cls.__name__}")
 
 
-def one_device(device_map: Any) -> torch.device:
-    """The device a map means, where all of the model goes to one.
-
-    Raises:
-        InputError: the map spreads the model.
-    """
-    if device_map is None:
-        return torch.device("cpu")
-    if isinstance(device_map, dict):
-        if set(device_map) != {""}:
-            raise InputError(
-                "a folder of 2023 is loaded onto one device, this device_map names several",
-                hint="Convert it first: python -m conversion.to_transformers.",
-            )
-        device_map = device_map[""]
-    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(f"cuda:{device_map}" if isinstance(device_map, int) else device_map)
+def _path(folder: Any) -> Path | None:
+    return None if folder is None else Path(folder)

@@ -45,10 +45,14 @@ def _pixels(image: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.float3
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # the same pixels as convert("RGB"), without Pillow's warning about palettes with alpha
+    """What the original's `convert("RGB")` gives: 16-bit greys saturate, alpha is dropped."""
+    # the same pixels, without Pillow's warning about palettes with alpha
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:  # greys with premultiplied alpha
+        raise NotAnImageError(f"a picture of mode {image.mode} does not become RGB") from error
 
 
 class QwenVLImageProcessor(PilBackend):

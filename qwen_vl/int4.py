@@ -104,16 +104,21 @@ class QuantizedLinear(nn.Module):
         return out
 
     def check(self, name: str) -> None:
-        """Look whether the integers mean something.
+        """Look whether the integers mean something; see `check_part`."""
+        for part in ("g_idx", "qzeros"):
+            self.check_part(part, getattr(self, part), name=name)
+
+    def check_part(self, part: str, tensor: Tensor, *, name: str) -> None:
+        """Look whether integers mean something, before they become a buffer of this layer.
 
         Raises:
             UnsupportedQuantizationError: a group that does not exist, or a v1 zero point whose bits
                 are all ones: written from 0, and readers disagree about it.
         """
-        if not 0 <= int(self.g_idx.min()) <= int(self.g_idx.max()) < len(self.scales):
+        if part == "g_idx" and not 0 <= int(tensor.min()) <= int(tensor.max()) < len(self.scales):
             raise UnsupportedQuantizationError(f"{name}: g_idx names groups that do not exist")
-        zeros = _unpack(self.qzeros, self.form.bits)
-        if self.form.zeros_minus_one and int(zeros.max()) == 2**self.form.bits - 1:
+        v1_zeros = part == "qzeros" and self.form.zeros_minus_one
+        if v1_zeros and int(_unpack(tensor, self.form.bits).max()) == 2**self.form.bits - 1:
             raise UnsupportedQuantizationError(f"{name}: a zero point has underflowed")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,8 +38,10 @@ from qwen_vl.int4 import (
     put_quantized,
     quantized_modules,
 )
+from qwen_vl.int4_kernels import use_kernels
 from qwen_vl.list_format import Style
 from qwen_vl.modeling import QwenVLForConditionalGeneration
+from qwen_vl.placement import Placement
 from qwen_vl.processing import QwenVLProcessor
 from qwen_vl.ranks import read_ranks
 from qwen_vl.tokenization import QwenVLTokenizer
@@ -107,6 +109,8 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     compat: str = "default",
+    kernels: str = "auto",
+    placement: Placement | None = None,
 ) -> QwenVLForConditionalGeneration:
     """Load a Qwen-VL model in eval mode, from a folder of the 2023 or of the native layout.
 
@@ -116,6 +120,9 @@ def load_model(
             their integers and float16 scales, and compute in the dtype of their input.
         device: where the weights go, tensor by tensor.
         compat: "default" repairs the defects of 2023, "2023" reproduces those that change results.
+        kernels: of Int4 layers: "reference" is exact and slow, "gptqmodel" takes that library's,
+            "auto" takes them where they can be had and the dtype is a half precision.
+        placement: instead of `device`, a map that spreads the model over devices and disk.
 
     Raises:
         ModelError: the folder or an argument; see qwen_vl.errors.
@@ -132,20 +139,23 @@ def load_model(
         if described.quantization is not None:
             put_quantized(model, quantized_modules(source.infos), described.quantization)
         _check_names(model, source.infos)
-        with torch.device(device):
+        places = (placement or Placement(device)).resolve(model, wanted)
+        with torch.device("cpu"):
             for name, tensor in source.tensors():
-                _assign(model, name, _cast(name, tensor, wanted).to(device))
-    for name, module in model.named_modules():
-        if isinstance(module, QuantizedLinear):
-            module.check(name)
+                _check_integers(model, name, tensor)
+                _assign(model, name, places.put(name, _cast(name, tensor, wanted)))
     rotary = model.model.language_model.rotary_emb
-    rotary.inv_freq = rotary.frequencies(torch.device(device))
+    rotary.inv_freq = rotary.frequencies(
+        places.device_for_buffers("model.language_model.rotary_emb")
+    )
     if described.quantization_config is not None:
         # for save_pretrained; set late, so that transformers looks for no kernels of its own
         config.quantization_config = described.quantization_config
     model.generation_config = _generation_config(folder, config)
     model.compat = compat
     model.eval()
+    use_kernels(model, kernels, dtype=wanted)
+    places.dispatch(model)
     return model
 
 
@@ -248,6 +258,13 @@ def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
         setattr(module, leaf, nn.Parameter(tensor, requires_grad=old.requires_grad))
     else:
         module.register_buffer(leaf, tensor)
+
+
+def _check_integers(model: nn.Module, name: str, tensor: Tensor) -> None:
+    module, _, leaf = name.rpartition(".")
+    layer = model.get_submodule(module)
+    if isinstance(layer, QuantizedLinear):
+        layer.check_part(leaf, tensor, name=module)
 
 
 def _check_names(model: nn.Module, infos: Mapping[str, TensorInfo]) -> None:

@@ -53,11 +53,25 @@ class QwenVLPreTrainedModel(FolderLoading, PreTrainedModel):  # type: ignore[mis
     base_model_prefix = "model"
     input_modalities = ["image", "text"]  # noqa: RUF012  # the base class's protocol
     supports_gradient_checkpointing = True
-    _no_split_modules = ["QwenVLDecoderLayer", "QwenVLVisionLayer"]  # noqa: RUF012  # the base class's protocol
+    _no_split_modules = [  # noqa: RUF012  # the base class's protocol
+        "QwenVLDecoderLayer",
+        "QwenVLVisionLayer",
+        "QwenVLProjector",
+    ]
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012  # the base class's protocol
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: not where weights wait on disk, which is no device."""
+        first: torch.device = super().device
+        spread: dict[str, Any] = getattr(self, "hf_device_map", {})
+        if first.type != "meta" or not spread:
+            return first
+        devices = [device for device in spread.values() if device not in ("cpu", "disk")]
+        return torch.device(devices[0] if devices else "cpu")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -27,16 +27,17 @@ def stop_sequences(chat_format: str, tokenizer: ImageTextTokenizer) -> StopSeque
     raise UnknownChatFormatError(f"Unknown chat format {chat_format!r}")
 
 
-def check_stop_sequences(sequences: Sequence[Sequence[int]]) -> None:
+def check_stop_sequences(sequences: Any) -> None:
     """Refuse what cannot stop anything.
 
     Raises:
-        StopWordsError: there is no sequence, or one is empty or holds a negative id.
+        StopWordsError: there is no sequence, or one is empty or holds what is no id.
     """
-    if not sequences:
-        raise StopWordsError("there are no stop sequences")
+    if not isinstance(sequences, list | tuple) or not sequences:
+        raise StopWordsError(f"there are no stop sequences: {sequences!r}")
     for sequence in sequences:
-        if not sequence or any(i < 0 for i in sequence):
+        ids = sequence if isinstance(sequence, list | tuple) else ()
+        if not ids or any(not isinstance(i, int) or i < 0 for i in ids):
             raise StopWordsError(f"not a stop sequence: {sequence!r}")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -16,8 +18,10 @@ HELP = """\
 /box          draw the last answer's boxes into a PNG · 把上一个回答的框画成 PNG
 /reset        forget the conversation · 清空对话
 /help         this list · 帮助
-/quit         leave, as the end of the input does · 退出"""
+/quit         leave, as the end of the input does · 退出
+Ctrl-C        stop an answer; at the prompt, leave · 停止回答；在提示符处退出"""
 PROMPT = "> "
+STOPPED = "stopped; this question is forgotten · 已停止，本次提问不计入对话"
 # a model's text must not move the cursor or colour the screen
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -28,7 +32,8 @@ class Session(Protocol):
     def add_image(self, source: str) -> str: ...  # what was added, for people
     def draw(self) -> Path | None: ...  # the PNG; None without boxes or picture
     def reset(self) -> None: ...
-    def ask(self, text: str) -> Iterator[str]: ...  # the answer so far, each time it grew
+    # the answer so far, each time it grew; closing it stops the model
+    def ask(self, text: str) -> Generator[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +51,21 @@ class Screen:
 
     def lines(self) -> Iterator[str]:
         """Lines of input, until it ends."""
-        while True:
-            if self.is_terminal:
-                self.write(PROMPT)
-            line = self.source.readline()
-            if not line:
-                return
+        while (line := self._line()) is not None:
             yield line.strip()
+
+    def _line(self) -> str | None:
+        if self.is_terminal and self.source is sys.stdin:
+            with contextlib.suppress(ImportError):  # edits lines and recalls them, where it exists
+                import readline  # noqa: F401  # input() uses it once it is there
+            try:
+                return input(PROMPT)
+            except EOFError:
+                self.write("\n")
+                return None
+        if self.is_terminal:
+            self.write(PROMPT)
+        return self.source.readline() or None
 
     def write(self, text: str) -> None:
         """Write a stretch of text."""
@@ -110,8 +123,15 @@ def _obey(line: str, session: Session, screen: Screen) -> None:
 
 def _answer(line: str, session: Session, screen: Screen) -> None:
     shown = ""
-    for text in session.ask(line):
-        screen.grow(shown, text)
-        shown = text
+    answer = session.ask(line)
+    try:
+        for text in answer:
+            screen.grow(shown, text)
+            shown = text
+    except KeyboardInterrupt:  # stops the answer, not the talk; at the prompt it leaves
+        answer.close()
+        screen.grow(shown, shown + "\n")
+        screen.say("stopped", STOPPED)
+        return
     screen.grow(shown, shown + "\n")
     screen.say("answer", shown)

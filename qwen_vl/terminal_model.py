@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from PIL import Image
 
 from qwen_vl.boxes import Turn, draw_on_latest_picture
 from qwen_vl.chat_options import ChatOptions
-from qwen_vl.folder_loading import one_device
 from qwen_vl.image_fetching import HttpRules
 from qwen_vl.image_sources import open_image
 from qwen_vl.image_text_tokenizer import ImageTextTokenizer
 from qwen_vl.loading import load_model, load_tokenizer
+from qwen_vl.placement import Placement
 from qwen_vl.streaming import chat_stream
 
 
@@ -68,7 +68,7 @@ class ModelSession:
         """Forget everything said and shown."""
         self.history, self.pending = [], []
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Generator[str]:
         """Ask, with the pictures that wait; only a finished answer enters the conversation.
 
         Raises:
@@ -103,5 +103,5 @@ def open_session(options: ChatOptions) -> ModelSession:
     if options.seed is not None:
         torch.manual_seed(options.seed)
     dtype = None if options.dtype == "auto" else options.dtype
-    model = load_model(options.folder, dtype=dtype, device=one_device(options.device))
+    model = load_model(options.folder, dtype=dtype, placement=Placement(options.device))
     return ModelSession(model, load_tokenizer(options.folder), options)

@@ -147,7 +147,8 @@ class QwenVLVisionModel(PreTrainedModel):
             raise ImageShapeError(f"pixel_values of {height} x {width} do not make a square grid")
         pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-        hidden_states = patches + stretch_positions(self.position_embedding, patches.shape[1])
+        positions = stretch_positions(self.position_embedding, patches.shape[1])
+        hidden_states = patches + positions.to(patches.device)  # apart where a map splits the tower
         hidden_states = self.pre_layernorm(hidden_states)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)

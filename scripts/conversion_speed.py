@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+_ROOT = Path(__file__).parents[1]
+PAGE = _ROOT / "docs" / "conversion-speed.md"
+_RESULTS = _ROOT / "benchmarks" / "results"
 # runner -> how often it hashes as many bytes as the source has, and its target × cp's CPU seconds
 _OURS: Mapping[str, tuple[int, float | None]] = {
     "ours_without_digests": (0, 1.05),

@@ -62,15 +62,16 @@ def _scaled(name: str, shape: tuple[int, ...], noise: NDArray[np.float64]) -> ND
     return noise / math.sqrt(math.prod(shape[1:]))
 
 
-def position_table(count: int, width: int) -> Floats:
+def position_table(count: int, width: int, *, wide: bool = False) -> NDArray[Any]:
+    kind = np.float64 if wide else np.float32
     side, half = math.isqrt(count), width // 2
-    omega = np.arange(half // 2, dtype=np.float32)
-    omega = 1.0 / 10000 ** (omega / np.float32(half / 2.0))
-    steps = np.arange(side, dtype=np.float32)
+    omega = np.arange(half // 2, dtype=kind)
+    omega = 1.0 / 10000 ** (omega / kind(half / 2.0))
+    steps = np.arange(side, dtype=kind)
     rows, columns = np.repeat(steps, side), np.tile(steps, side)
     angles = [axis[:, None] * omega[None] for axis in (columns, rows)]
     parts = [part(angle) for angle in angles for part in (np.sin, np.cos)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.concatenate(parts, axis=1).astype(kind)
 
 
 def digest(array: Floats) -> str:
@@ -125,8 +126,16 @@ def write_pictures(folder: Path) -> None:
 
 
 def verified(shapes: Mapping[str, Any]) -> dict[str, Floats]:
-    """The weights of a shapes.json, every digest checked."""
+    """The weights of a shapes.json, every digest checked.
+
+    But for the position table: float32 sines differ in their last bit from one processor to
+    another, so it is held against the formula in float64 instead.
+    """
     made = weights(shapes["shapes"], shapes["salt"])
     wrong = [name for name, array in made.items() if digest(array) != shapes["sha256"][name]]
-    assert not wrong, wrong
+    tables = [name for name in wrong if name.endswith("attn_pool.pos_embed")]
+    for name in tables:
+        exact = position_table(*shapes["shapes"][name], wide=True)
+        assert np.abs(made[name] - exact).max() < 2e-6, name
+    assert wrong == tables, wrong
     return made

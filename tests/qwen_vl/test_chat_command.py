@@ -3,7 +3,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -90,7 +90,7 @@ class FakeSession:
     def reset(self) -> None:
         self.calls.append("reset")
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Generator[str]:
         self.calls.append(f"ask {text}")
         yield "你"
         yield "你好\x1b[2J"

@@ -299,7 +299,7 @@ def test_stop_words_in_the_prompt_end_an_answer_only_as_in_2023() -> None:
     assert StopAfter([[6, 7]], prompt_length=1)(prompt, scores).tolist() == [True, False]
 
 
-@pytest.mark.parametrize("sequences", [[], [[]], [[1], [-1]]])
-def test_stop_sequences_that_stop_nothing_are_refused(sequences: list[list[int]]) -> None:
+@pytest.mark.parametrize("sequences", [[], [[]], [[1], [-1]], [5], [[1.5]], 5])
+def test_stop_sequences_that_stop_nothing_are_refused(sequences: Any) -> None:
     with pytest.raises(StopWordsError):
         ForceEndAfterStop(sequences, eos_token_id=9)

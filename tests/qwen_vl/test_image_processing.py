@@ -1,4 +1,5 @@
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,66 @@ def test_alpha_is_dropped_and_not_composited() -> None:
 
     assert torch.equal(preprocess([rgba], 28), preprocess([opaque], 28))
     assert torch.equal(preprocess([palette], 28), expected)
+
+
+def _drawn(mode: str) -> Image.Image:
+    grey = golden_weights.picture("synth_gray.png")
+    if mode.startswith("I;16"):
+        wide = np.asarray(grey).astype(">u2" if mode.endswith("B") else "<u2") * 40
+        return Image.frombytes(mode, grey.size, wide.astype(wide.dtype).tobytes())
+    return (grey if mode in ("I", "F") else golden_weights.picture("synth_rgb.png")).convert(mode)
+
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+
+
+@pytest.mark.parametrize("mode", [*MODES, "I", "F", "I;16", "I;16B"])
+def test_every_mode_of_pillow_gives_what_the_original_call_gave(mode: str) -> None:
+    picture = _drawn(mode)
+    resized = picture.convert("RGB").resize((28, 28), Image.Resampling.BICUBIC)
+    scaled = (np.asarray(resized) / 255 - IMAGE_MEAN) / IMAGE_STD
+
+    pixels = preprocess([picture], 28)
+
+    expected = torch.from_numpy(scaled.transpose(2, 0, 1)).float()
+    torch.testing.assert_close(pixels[0], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("format", "mode"),
+    [
+        ("JPEG", "CMYK"),
+        ("TIFF", "CMYK"),
+        ("TIFF", "F"),
+        ("PNG", "LA"),
+        ("PNG", "1"),
+        ("WEBP", "RGB"),
+    ],
+)
+def test_files_of_every_mode_are_read_as_pillow_reads_them(format: str, mode: str) -> None:
+    file = io.BytesIO()
+    _drawn(mode).save(file, format)
+
+    with Image.open(io.BytesIO(file.getvalue())) as opened:
+        assert torch.equal(preprocess([file.getvalue()], 28), preprocess([opened.copy()], 28))
+
+
+def test_orientation_tags_are_ignored_and_of_an_animation_the_first_picture_counts() -> None:
+    picture = golden_weights.picture("synth_rgb.png")
+    turned, plain, moving = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    tags = Image.Exif()
+    tags[0x0112] = 6  # to be shown turned by a quarter
+    picture.save(turned, "JPEG", exif=tags)
+    picture.save(plain, "JPEG")
+    picture.save(moving, "PNG", save_all=True, append_images=[picture.rotate(90)])
+
+    assert torch.equal(preprocess([turned.getvalue()], 28), preprocess([plain.getvalue()], 28))
+    assert torch.equal(preprocess([moving.getvalue()], 28), preprocess([picture], 28))
+
+
+def test_a_picture_that_cannot_become_rgb_is_refused() -> None:
+    with pytest.raises(NotAnImageError, match="La"):
+        preprocess([golden_weights.picture("synth_gray.png").convert("LA").convert("La")], 28)
 
 
 def test_no_picture_is_an_empty_batch() -> None:

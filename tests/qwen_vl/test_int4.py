@@ -20,6 +20,8 @@ from tests.qwen_vl.text_goldens import ASSETS
 
 GROUP = 16
 CONFIG = {"bits": 4, "group_size": GROUP, "sym": True, "desc_act": False, "quant_method": "gptq"}
+RECORDED_PACKED = ("sym_g128", "sym_g32", "asym_g64", "dead_column")
+RECORDED = (*RECORDED_PACKED, "sym_actorder_g32_static")
 PACKED = ("c_attn", "attn.c_proj", "w1", "w2", "mlp.c_proj")
 
 
@@ -31,49 +33,52 @@ def pack(codes: Tensor) -> Tensor:
     return torch.where(words >= 2**31, words - 2**32, words).int()
 
 
-def quantized(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def quantized(weight: Tensor, group: int = GROUP) -> tuple[dict[str, Tensor], Tensor]:
     """AutoGPTQ tensors of a (out, in) weight by rounding, and the weight they stand for."""
     rows, columns = weight.shape
-    grouped = weight.reshape(rows, columns // GROUP, GROUP)
+    grouped = weight.reshape(rows, columns // group, group)
     scales = (grouped.abs().amax(-1) / 7).half()
     codes = (grouped / scales[..., None].float() + 8).round().clamp(0, 15)
     exact = (scales[..., None].float() * (codes - 8)).reshape(rows, columns)
     by_input = codes.reshape(rows, columns).T.reshape(columns // 8, 8, rows)
     qweight = pack(by_input.transpose(1, 2).reshape(-1, 8)).reshape(columns // 8, rows)
-    zeros = torch.full((columns // GROUP, rows // 8), 0x77777777, dtype=torch.int32)
+    zeros = torch.full((columns // group, rows // 8), 0x77777777, dtype=torch.int32)
     return {
         "qweight": qweight,
         "qzeros": zeros,
         "scales": scales.T.contiguous(),
-        "g_idx": (torch.arange(columns) // GROUP).int(),
+        "g_idx": (torch.arange(columns) // group).int(),
         "bias": torch.zeros(rows, dtype=torch.float16),
     }, exact
 
 
-def write_int4_folders(place: Path, *, in_config: bool = True) -> tuple[Path, Path]:
+def write_int4_folders(
+    place: Path, *, in_config: bool = True, group: int = GROUP
+) -> tuple[Path, Path]:
     """A GPTQ folder, and a float32 one of the weights that it stands for."""
     packed: dict[str, Tensor] = {}
     exact: dict[str, Tensor] = {}
     for name, tensor in tiny_model.tensors().items():
         module = name.removesuffix(".weight")
         if module.endswith(PACKED) and ".h." in module and name != module:
-            parts, exact[name] = quantized(tensor)
+            parts, exact[name] = quantized(tensor, group)
             packed |= {f"{module}.{leaf}": part for leaf, part in parts.items()}
         else:
             packed[name], exact[name] = tensor.half(), tensor.half().float()
     for name in [name for name in packed if name.endswith("c_attn.bias")]:
         packed[name] = exact[name].half()
-    described = {"quantization_config": CONFIG} if in_config else {}
+    config = CONFIG | {"group_size": group}
+    described = {"quantization_config": config} if in_config else {}
     int4 = tiny_model.write_small_folder(place / "int4", torch_dtype="float16", **described)
     if not in_config:
-        (int4 / "quantize_config.json").write_text(json.dumps(CONFIG))
+        (int4 / "quantize_config.json").write_text(json.dumps(config))
     full = tiny_model.write_small_folder(place / "full")
     save_file(packed, int4 / "model.safetensors")
     save_file(exact, full / "model.safetensors")
     return int4, full
 
 
-@pytest.mark.parametrize("case", ["sym_g128", "sym_g32", "asym_g64", "dead_column"])
+@pytest.mark.parametrize("case", RECORDED_PACKED)
 def test_dequantized_weights_are_those_of_autogptq(case: str) -> None:
     with np.load(ASSETS / "gptq.npz") as numbers:
         kept = {
@@ -96,7 +101,7 @@ def test_dequantized_weights_are_those_of_autogptq(case: str) -> None:
     torch.testing.assert_close(layer(x), x @ layer.dequantize(torch.float32).T)
 
 
-@pytest.mark.parametrize("case", ["sym_g128", "sym_g32", "asym_g64", "dead_column"])
+@pytest.mark.parametrize("case", RECORDED_PACKED)
 def test_unpacking_agrees_with_the_store_bit_for_bit(case: str) -> None:
     with np.load(ASSETS / "gptq.npz") as numbers:
         packed = [numbers[f"{case}/{key}"] for key in ("qweight", "qzeros", "scales_f16", "g_idx")]
@@ -113,7 +118,7 @@ def test_unpacking_agrees_with_the_store_bit_for_bit(case: str) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("case", ["sym_g128", "sym_g32", "asym_g64", "dead_column"])
+@pytest.mark.parametrize("case", RECORDED_PACKED)
 def test_a_forward_pass_is_that_of_autogptq(case: str) -> None:
     place = SHARED / "public"
     if not place.is_dir():
@@ -132,6 +137,29 @@ def test_a_forward_pass_is_that_of_autogptq(case: str) -> None:
     made = layer(first_batch(case, config, recorded["salt"]))
 
     torch.testing.assert_close(made, expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.shared
+def test_a_case_with_static_groups_stands_for_the_recorded_weights() -> None:
+    """This case was recorded unpacked: its codes follow from scales, zeros and weights."""
+    place = SHARED / "public"
+    if not place.is_dir():
+        pytest.skip("the golden data is not beside the checkout")
+    with np.load(place / "gptq.npz") as numbers:
+        kept = {
+            key: torch.from_numpy(numbers[f"sym_actorder_g32_static/{key}"])
+            for key in ("scale", "zero", "g_idx", "dequant_f16")
+        }
+    weight, group = kept["dequant_f16"].float(), kept["g_idx"].long()
+    codes = (weight / kept["scale"][:, group] + kept["zero"][:, group]).round().T
+    layer = QuantizedLinear(128, 64, QuantizedFormat(4, 32), bias=False)
+    layer.qweight = pack(codes.reshape(16, 8, 64).transpose(1, 2).reshape(-1, 8)).reshape(16, 64)
+    layer.qzeros = pack((kept["zero"].T - 1).reshape(-1, 8)).reshape(4, 8)
+    layer.scales, layer.g_idx = kept["scale"].T.half(), kept["g_idx"].int()
+
+    made = layer.dequantize(torch.float32)
+
+    torch.testing.assert_close(made, weight, rtol=1e-3, atol=2e-4)
 
 
 def first_batch(case: str, config: dict[str, Any], salt: str) -> Tensor:

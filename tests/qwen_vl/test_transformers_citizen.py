@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -16,9 +18,11 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    DynamicCache,
     StaticCache,
 )
 from transformers.generation.streamers import BaseStreamer
+from transformers.masking_utils import flash_attention_mask
 
 import qwen_vl.auto  # noqa: F401  # registers with the Auto classes
 from qwen_vl.configuration import QwenVLConfig
@@ -83,8 +87,22 @@ def test_the_other_auto_classes_resolve(tiny_folder: Path, tmp_path: Path) -> No
         assert type(processor) is QwenVLProcessor
         assert processor.image_processor.size.height == 28
         assert processor.tokenizer.n_image_tokens == tiny_model.QUERIES
-    # a folder of 2023 has no file that AutoImageProcessor would open
-    assert type(AutoImageProcessor.from_pretrained(native)) is QwenVLImageProcessor
+        image_processor: Any = AutoImageProcessor.from_pretrained(folder)
+        assert type(image_processor) is QwenVLImageProcessor
+        assert image_processor.size.height == 28
+
+
+def test_folders_of_others_find_their_own_image_processor(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen"}')
+    with pytest.raises(OSError, match="preprocessor_config"):
+        AutoImageProcessor.from_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}}'
+    )
+
+    made: Any = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+
+    assert type(made).__name__.startswith("CLIPImageProcessor")
 
 
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
@@ -157,6 +175,58 @@ def test_every_attention_gives_the_same_logits(
     assert {part.config._attn_implementation for part in parts} == {implementation}
     real = mask.bool()
     torch.testing.assert_close(other[real], sdpa[real], rtol=0, atol=LOGITS_ATOL)
+
+
+def flash_on_cpu(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What flash kernels do with what they are handed: rows without padding, no mask of scores."""
+    causal = module.is_causal if is_causal is None else is_causal
+    mixed = torch.zeros_like(query)
+    for row, (q, k, v) in enumerate(zip(query, key, value, strict=True)):
+        real = torch.ones(k.shape[1], dtype=torch.bool)
+        if attention_mask is not None:
+            assert attention_mask.ndim == 2
+            real = attention_mask[row].bool()
+        asked = real[-q.shape[1] :]
+        n, total = int(asked.sum()), int(real.sum())
+        seen = torch.ones(n, total, dtype=torch.bool).tril(total - n) if causal else None
+        mixed[row][:, asked] = torch.nn.functional.scaled_dot_product_attention(
+            q[:, asked], k[:, real], v[:, real], attn_mask=seen, scale=scaling
+        )
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+def test_flash_kernels_are_handed_what_they_need(tiny: QwenVLForConditionalGeneration) -> None:
+    AttentionInterface.register("flash_on_cpu", flash_on_cpu)
+    AttentionMaskInterface.register("flash_on_cpu", flash_attention_mask)
+    ids = image_and_text()
+    batch = torch.cat([ids, torch.nn.functional.pad(ids[:, :-4], (4, 0))])
+    mask = torch.ones_like(batch)
+    mask[1, :4] = 0
+
+    def logits() -> list[Tensor]:
+        cache = DynamicCache(config=tiny.config.text_config)
+        options: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        longer = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
+        with torch.no_grad():
+            first = tiny(batch, PIXELS.repeat(2, 1, 1, 1), attention_mask=mask, **options).logits
+            step = tiny(batch[:, -1:], attention_mask=longer, **options).logits
+        return [first[mask.bool()], step]
+
+    sdpa = logits()
+    tiny.set_attn_implementation("flash_on_cpu")
+
+    for got, expected in zip(logits(), sdpa, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=LOGITS_ATOL)
 
 
 def test_generate_streams_every_token(tiny: QwenVLForConditionalGeneration) -> None:
