@@ -38,7 +38,7 @@ class DownloadOptions:
     )
     connections: int = option(
         "most connections to each source; fewer are used where more do not pay",
-        default=16,
+        default=24,
         metavar="N",
         recorded=False,
     )

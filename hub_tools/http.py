@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import IO, Any
 from urllib.parse import urljoin
 
@@ -23,6 +25,7 @@ from hub_tools.errors import HubProtocolError, HubUnreachableError
 from hub_tools.origins import Origin, shown_url
 from hub_tools.retries import RetryPolicy, retry_after
 from hub_tools.settings import Network, Secret
+from hub_tools.unpacking import Unpacker
 from model_store.canonical import parse_json
 from model_store.errors import StoreError
 from model_store.manifest import tool_version
@@ -38,6 +41,7 @@ _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _RETRIED_ALWAYS = frozenset({429, 503})
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})  # content encodings of streams that we undo
 _MOST_REDIRECTS = 5
 _LONGEST_SKIPPED = 64 << 10
 _LARGEST_ANSWER = 256 << 20  # of an API call; files are streamed
@@ -76,13 +80,27 @@ class Stream:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.url = url
+        self._unpacker: Unpacker | None = None
+
+    def unpack(self) -> None:
+        """Undo the body's compression from now on."""
+        self._unpacker = Unpacker(self._arrived)
 
     def read(self, amount: int) -> bytes:
         """Return what has arrived, at most `amount` bytes; b"" at the end.
 
         Raises:
-            HubUnreachableError: the connection broke, or nothing came in time.
+            HubUnreachableError: the connection broke, nothing came in time, or what came cannot be
+                unpacked.
         """
+        if self._unpacker is None:
+            return self._arrived(amount)
+        try:
+            return self._unpacker.read(amount)
+        except zlib.error as error:
+            raise HubUnreachableError("a compressed body is damaged") from error
+
+    def _arrived(self, amount: int) -> bytes:
         try:
             return self._response.read1(amount, decode_content=False)
         except (HTTPError, OSError, ValueError) as error:
@@ -276,6 +294,7 @@ class _NeverSentError(HubUnreachableError):
     """No connection was made, so nothing was worked on."""
 
 
+@cache
 def user_agent() -> str:
     """`modelferry/<version>`, without anything about the machine."""
     name, _, version = tool_version().partition(" ")

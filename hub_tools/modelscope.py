@@ -134,7 +134,7 @@ class ModelScopeClient:
         # 404 does not say what is missing: ask for what must be there
         known = self._revisions(repo_id)
         if known is None:
-            return repo_not_found(self.hub, self.http, repo_id)
+            return repo_not_found(self.hub, self.http, repo_id, account=self.account)
         return revision_not_found(self.hub, self.http, repo_id, revision, known)
 
     def _named_commit(self, repo_id: str, revision: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hub_tools.fresh_folder import FreshFolder
 from hub_tools.hubs import Located, Surroundings, locate
 from hub_tools.landing import (
     Landed,
@@ -34,7 +35,7 @@ from hub_tools.stored import (
     stored_or_offline_error,
 )
 from model_store.errors import DigestMismatchError, NotASnapshotError, UsageError
-from model_store.files import exclusive, link_or_copy
+from model_store.files import exclusive
 from model_store.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -292,10 +293,11 @@ def _fill_store(folder: Path, located: Located, request: _Request) -> None:
     stored = into_store(around.home, landed)
     added = _added_in_place(folder, stored)
     with new_snapshot(folder, replace=True) as building:
+        fresh = FreshFolder(building)
         for item in without_manifest(stored):
-            link_or_copy(item.place, inside(building, item.entry.path))
+            fresh.link(item.place, item.entry.path)
         for entry in added:
-            link_or_copy(inside(folder, entry.path), inside(building, entry.path))
+            fresh.link(inside(folder, entry.path), entry.path)
         write_manifest(building, local_manifest(located.pin, stored, added))
 
 
