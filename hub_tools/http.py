@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from urllib.parse import urljoin
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from hub_tools.connections import ConnectionPools
 from hub_tools.errors import HubProtocolError, HubUnreachableError
@@ -278,6 +280,10 @@ class Http:
                 timeout=urllib3.Timeout(connect=self.retry.connect_timeout, read=patience),
             )
         except (HTTPError, OSError) as error:
+            if _is_about_certificate(error):
+                raise HubUnreachableError(
+                    f"{_place(url)}: the certificate was not accepted", hint=_CERTIFICATE
+                ) from error
             kind = _NeverSentError if _is_never_sent(error) else HubUnreachableError
             raise kind(f"no answer from {_place(url)}: {_reason(error)}") from error
         finally:
@@ -288,6 +294,12 @@ class Http:
         delay = self.retry.delay(attempt, asked)
         log.info("%s; trying again in %.1f s", why, delay)
         time.sleep(delay)
+
+
+_CERTIFICATE = (
+    "Where the network has a certificate authority of its own, set REQUESTS_CA_BUNDLE to its file;"
+    " otherwise somebody may be in between."
+)
 
 
 class _NeverSentError(HubUnreachableError):
@@ -335,9 +347,14 @@ def _whole(response: urllib3.BaseHTTPResponse) -> bytes:
 
 def is_hopeless(error: HubUnreachableError) -> bool:
     """Whether another try would fail the same way: a certificate that is not accepted."""
-    cause = error.__cause__
-    cause = cause.reason if isinstance(cause, MaxRetryError) else cause
-    return isinstance(cause, urllib3.exceptions.SSLError)
+    return error.__cause__ is not None and _is_about_certificate(error.__cause__)
+
+
+def _is_about_certificate(error: BaseException) -> bool:
+    # a TLS connection may also just break, and that is worth another try
+    cause = error.reason if isinstance(error, MaxRetryError) else error
+    inner = (cause, *getattr(cause, "args", ()))
+    return any(isinstance(each, ssl.SSLCertVerificationError | CertificateError) for each in inner)
 
 
 def _is_never_sent(error: Exception) -> bool:
@@ -370,6 +387,6 @@ _NAMES = {
     "ReadTimeoutError": "nothing came in time",
     "ProtocolError": "the connection was closed",
     "IncompleteRead": "the body is too short",
-    "SSLError": "the certificate was not accepted",
+    "SSLError": "the TLS connection failed",
     "ProxyError": "the proxy did not let us through",
 }
