@@ -46,6 +46,7 @@ _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})  # content encodings of streams that we undo
 _MOST_REDIRECTS = 5
 _LONGEST_SKIPPED = 64 << 10
+_ANSWER_PIECE = 1 << 18
 _LARGEST_ANSWER = 256 << 20  # of an API call; files are streamed
 
 
@@ -152,6 +153,7 @@ class Http:
         json_body: Any = None,
         body: Body | None = None,
         idempotent: bool | None = None,
+        read: Callable[[Iterator[bytes]], bytes] = b"".join,
     ) -> Reply:
         """Send one API request and read the whole answer; any status is returned, not raised.
 
@@ -164,6 +166,7 @@ class Http:
                 Content-Length header.
             idempotent: whether it may be sent again after it may have been worked on; default by
                 method.
+            read: makes the reply's body of what arrives.
 
         Raises:
             HubUnreachableError: no answer after all tries.
@@ -179,7 +182,8 @@ class Http:
             try:
                 patience = self.retry.read_timeout
                 with self._opened(method, url, sent, body, patience) as (response, final):
-                    reply = Reply(response.status, response.headers, _whole(response), final)
+                    body_read = read(_chunks(response))
+                    reply = Reply(response.status, response.headers, body_read, final)
             except HubUnreachableError as error:
                 if last or is_hopeless(error) or not (again or isinstance(error, _NeverSentError)):
                     raise
@@ -331,18 +335,16 @@ def _leave(response: urllib3.BaseHTTPResponse) -> None:
     response.close()
 
 
-def _whole(response: urllib3.BaseHTTPResponse) -> bytes:
-    parts: list[bytes] = []
+def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     size = 0
     try:
-        while chunk := response.read(1 << 20, decode_content=True):
-            parts.append(chunk)
+        while chunk := response.read(_ANSWER_PIECE, decode_content=True):
             size += len(chunk)
             if size > _LARGEST_ANSWER:
                 raise HubProtocolError(f"an answer is larger than {_LARGEST_ANSWER >> 20} MiB")
+            yield chunk
     except (HTTPError, OSError) as error:
         raise HubUnreachableError(f"an answer broke off: {_reason(error)}") from error
-    return b"".join(parts)
 
 
 def is_hopeless(error: HubUnreachableError) -> bool:

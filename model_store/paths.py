@@ -52,6 +52,8 @@ def check_paths(paths: Iterable[str]) -> list[str]:
     seen: dict[str, str] = {}
     for path in checked:
         folded = path.casefold()
+        if folded == path:
+            folded = path  # most are, and a listing may be long
         if folded in seen:
             raise UnsafePathError(path, f"it clashes with {seen[folded]!r} where case is ignored")
         seen[folded] = path
