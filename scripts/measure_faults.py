@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
@@ -141,7 +142,10 @@ def render(results: Mapping[str, Any]) -> str:
         lines.append(f"| {row.words} | {_demand(row)} | {' | '.join(cells)} |")
     count = len(found)
     summary = ", ".join(f"{name} {met[name]}" for name in _COLUMNS)
-    lines += ["", f"Demands met, of {count}: {summary}.", ""]
+    how = "in one run" if results.get("one_run") else "in several runs, the last"
+    load = results.get("load_before")
+    when = f"Measured {how} on {results['measured']}" + (f", load {load} before." if load else ".")
+    lines += ["", f"Demands met, of {count}: {summary}. {when}", ""]
     return "\n".join(lines)
 
 
@@ -206,7 +210,11 @@ def main() -> int:
     if not args.render:
         rows = [row for row in ROWS if args.rows is None or row.id in args.rows]
         clients = [client for client in (*OURS, *OFFICIAL) if client.name in args.clients]
+        whole = args.rows is None and set(args.clients) == set(_COLUMNS)
+        if whole:
+            results = {"rows": {}}  # one run: nothing of an older one stays
         results |= {"measured": time.strftime("%Y-%m-%d"), "versions": _versions()}
+        results |= {"one_run": whole, "load_before": round(os.getloadavg()[0], 2)}
 
         def note(row: Row, key: str, result: dict[str, Any]) -> None:
             results["rows"].setdefault(row.id, {})[key] = result
