@@ -132,20 +132,21 @@ def render(results: Mapping[str, Any]) -> str:
         f"| fault | demand | {' | '.join(heads)} |",
         "|---|---|---|---|---|",
     ]
-    met = dict.fromkeys(_COLUMNS, 0)
+    met, measured = dict.fromkeys(_COLUMNS, 0), dict.fromkeys(_COLUMNS, 0)
     for row in ROWS:
         if row.id not in found:
             continue
         cells = [_cell(found[row.id], name) for name in _COLUMNS]
         for name in _COLUMNS:
-            met[name] += _worst(found[row.id], name)["holds"]
+            worst = _worst(found[row.id], name)
+            met[name] += worst["holds"]
+            measured[name] += worst["outcome"] != "not measured"
         lines.append(f"| {row.words} | {_demand(row)} | {' | '.join(cells)} |")
-    count = len(found)
-    summary = ", ".join(f"{name} {met[name]}" for name in _COLUMNS)
+    summary = ", ".join(f"{name} {met[name]} of {measured[name]}" for name in _COLUMNS)
     how = "in one run" if results.get("one_run") else "in several runs, the last"
     load = results.get("load_before")
     when = f"Measured {how} on {results['measured']}" + (f", load {load} before." if load else ".")
-    lines += ["", f"Demands met, of {count}: {summary}. {when}", ""]
+    lines += ["", f"Demands met, of those measured: {summary}. {when}", ""]
     return "\n".join(lines)
 
 
@@ -168,7 +169,7 @@ def _worst(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _cell(found: Mapping[str, Any], name: str) -> str:
     worst = _worst(found, name)
-    mark = "✓" if worst["holds"] else "✗"
+    mark = "✓" if worst["holds"] else "–" if worst["outcome"] == "not measured" else "✗"
     return f"{mark} {words(worst)}"
 
 
