@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hub_tools.errors import HubUnreachableError
 from hub_tools.fresh_folder import FreshFolder
 from hub_tools.hubs import Located, Surroundings, locate
 from hub_tools.landing import (
@@ -49,6 +50,8 @@ from model_store.progress import Progress
 from model_store.snapshot_folder import check_target, new_snapshot
 
 log = logging.getLogger(__name__)
+
+_IN_STORE = "The store has it as it was last seen: run the same command with --offline."
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,7 @@ def _download_to(target: Path, request: _Request) -> Path:
 
 def _download_into_store(request: _Request) -> Path:
     around, name = request.around, request.name
-    located = locate(name, around)
+    located = _locate(request)
     pin = located.pin
     folder = around.home.snapshot(
         pin.hub, name.owner, name.name, pin.commit + request.selection.suffix
@@ -266,6 +269,17 @@ def _download_into_store(request: _Request) -> Path:
                 verify_snapshot(folder)  # a damaged record cannot be fetched: say so
     remember(around.home, name, pin)
     return folder
+
+
+def _locate(request: _Request) -> Located:
+    """Ask the hubs; when none answers, say whether the store could do without them."""
+    try:
+        return locate(request.name, request.around)
+    except HubUnreachableError as error:
+        home, suffix = request.around.home, request.selection.suffix
+        if find_stored(home, request.name, suffix=suffix) is None:
+            raise
+        raise HubUnreachableError(str(error), hint=_IN_STORE) from error
 
 
 def _is_sound(folder: Path, request: _Request) -> bool:
