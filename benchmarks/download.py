@@ -326,15 +326,18 @@ def median(costs: Sequence[Cost], what: str) -> float:
 
 
 def summary(found: dict[str, list[Cost]]) -> dict[str, Any]:
-    """Medians, every wall time, and how many times longer than ours each one took."""
-    ours = median(found["modelferry"], "wall")
+    """Medians, every wall time, and each cost as a multiple of ours."""
+    ours = {what: median(found["modelferry"], what) for what in ("wall", "cpu", "rss")}
     return {
         name: {
             "wall": round(median(costs, "wall"), 2),
             "walls": [round(cost.wall, 2) for cost in costs],
             "cpu": round(median(costs, "cpu"), 2),
+            "cpus": [round(cost.cpu, 2) for cost in costs],
             "rss_mib": round(median(costs, "rss")),
-            "times_ours": round(median(costs, "wall") / ours, 2),
+            "times_ours": round(median(costs, "wall") / ours["wall"], 2),
+            "cpu_times_ours": round(median(costs, "cpu") / ours["cpu"], 2),
+            "rss_times_ours": round(median(costs, "rss") / ours["rss"], 2),
         }
         for name, costs in found.items()
     }
@@ -342,11 +345,12 @@ def summary(found: dict[str, list[Cost]]) -> dict[str, Any]:
 
 def table(title: str, found: dict[str, list[Cost]]) -> str:
     """One case for people."""
-    lines = [f"{title:20} {'wall s':>8} {'CPU s':>8} {'MiB':>8} {'× ours':>8}"]
+    heads = [f"{head:>8} {'× ours':>7}" for head in ("wall s", "CPU s")]
+    lines = [f"{title:20} {' '.join(heads)} {'MiB':>6} {'× ours':>7}"]
     for name, row in summary(found).items():
         lines.append(
-            f"  {name:18} {row['wall']:8.2f} {row['cpu']:8.2f} {row['rss_mib']:8} "
-            f"{row['times_ours']:8.2f}"
+            f"  {name:18} {row['wall']:8.2f} {row['times_ours']:7.2f} {row['cpu']:8.2f}"
+            f" {row['cpu_times_ours']:7.2f} {row['rss_mib']:6} {row['rss_times_ours']:7.2f}"
         )
     return "\n".join(lines)
 

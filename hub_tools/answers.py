@@ -12,7 +12,7 @@ from hub_tools.errors import (
     SizeMismatchError,
 )
 from hub_tools.frontier import Digests
-from hub_tools.http import Stream
+from hub_tools.http import UNPACKED, Stream
 from hub_tools.protocol import RemoteFile
 from hub_tools.replies import refusal
 from hub_tools.retries import retry_after
@@ -40,26 +40,58 @@ class TryAgainError(Exception):
         self.error, self.after, self.busy = error, after, busy
 
 
-def check_answer(file: RemoteFile, offer: Offer, stream: Stream, start: int, end: int) -> None:
+class WrongRangeError(TryAgainError):
+    """Not the range that was asked for; the whole file may still come right.
+
+    Args:
+        error: see `TryAgainError`.
+        hopeless: no range will ever come right from there.
+    """
+
+    def __init__(self, error: HubError, *, hopeless: bool = False) -> None:
+        super().__init__(error)
+        self.hopeless = hopeless
+
+
+def check_answer(file: RemoteFile, offer: Offer, stream: Stream, start: int, end: int) -> bool:
     """Make sure that a stream brings the bytes from `start` to `end` of a file, or all of it.
 
+    Returns:
+        Whether it comes compressed, and has to be unpacked.
+
     Raises:
-        TryAgainError: it does not, and another try may.
+        TryAgainError: it does not bring them, and another try may.
         HubError: the hub refuses.
     """
     if stream.status not in (200, 206):
         raise _refused(file, offer, stream)
-    if stream.headers.get("Content-Encoding", "identity") != "identity":
-        raise TryAgainError(HubProtocolError(f"{file.path} comes compressed"))
+    length = stream.headers.get("Content-Length")
+    expected = end - start if stream.status == 206 else file.size
+    if _is_compressed(stream) and length != str(expected):
+        # a length that agrees says that the file itself is what is compressed
+        _check_compressed(file, stream, start, end)
+        return True
     if stream.status == 206:
         _check_range(file, stream.headers.get("Content-Range", ""), start, end)
-        length = stream.headers.get("Content-Length")
-        if length is not None and length != str(end - start):
-            raise TryAgainError(_wrong_size(file, f"{start} + {length}"))
-    else:
-        length = stream.headers.get("Content-Length")
-        if length is not None and length != str(file.size):
-            raise TryAgainError(_wrong_size(file, length))
+    if length is not None and length != str(expected):
+        shown = f"{start} + {length}" if stream.status == 206 else length
+        raise TryAgainError(_wrong_size(file, shown))
+    return False
+
+
+def _is_compressed(stream: Stream) -> bool:
+    return stream.headers.get("Content-Encoding", "identity").strip().lower() != "identity"
+
+
+def _check_compressed(file: RemoteFile, stream: Stream, start: int, end: int) -> None:
+    """Nobody asked for it, but a whole file that can be unpacked is judged by its digest."""
+    encoding = stream.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in UNPACKED:
+        raise TryAgainError(HubProtocolError(f"{file.path} comes compressed, by {encoding!r}"))
+    if stream.status == 206 and (start, end) != (0, file.size):
+        # of which bytes this is a range cannot be known
+        error = HubProtocolError(f"a range of {file.path} comes compressed")
+        raise WrongRangeError(error, hopeless=True)
 
 
 def promised_digest(stream: Stream) -> str | None:
@@ -89,6 +121,7 @@ def _refused(file: RemoteFile, offer: Offer, stream: Stream) -> Exception:
             source.http,
             stream.status,
             file.path,
+            said=stream.headers.get("X-Error-Message", ""),
             page=source.page,
             account=source.account,
         )
@@ -106,7 +139,7 @@ def _refused(file: RemoteFile, offer: Offer, stream: Stream) -> Exception:
 def _check_range(file: RemoteFile, text: str, start: int, end: int) -> None:
     match = _RANGE.match(text)
     if match is None or (int(match[1]), int(match[2]) + 1) != (start, end):
-        raise TryAgainError(
+        raise WrongRangeError(
             HubProtocolError(f"{file.path}: bytes {start}-{end - 1} were asked for, got {text!r}")
         )
     if match[3] not in ("*", str(file.size)):

@@ -1,11 +1,34 @@
 """Fetch one pinned revision of a model repository, every byte verified.
 
+A name without a hub is looked for on ModelScope, then on Hugging Face. Files go into the store
+(FERRY_HOME, by default ~/.cache/modelferry), and the snapshot's folder is printed; --local-dir
+makes a plain copy instead. A file gets its name only when its digest is right. Whatever stops a
+download, the same command goes on with the bytes that are missing; a complete one costs a request.
+
+Private or gated: set MODELSCOPE_API_TOKEN or HF_TOKEN, or log in with the hub's own client
+(`modelscope login`, `hf auth login`). A token goes to its hub only, never to where it redirects.
+Network: MODELSCOPE_ENDPOINT and HF_ENDPOINT name other addresses of the hubs; HTTPS_PROXY, NO_PROXY
+and REQUESTS_CA_BUNDLE are honoured.
+
 Examples:
+  # what would come, how large it is, and how much of it is here already
+  python -m hub_tools.download qwen/Qwen-VL-Chat --dry-run
+  # into the store; prints the folder
   python -m hub_tools.download qwen/Qwen-VL-Chat
-  python -m hub_tools.download huggingface:Qwen/Qwen-VL-Chat --local-dir ./Qwen-VL-Chat
-  python -m hub_tools.download qwen/Qwen-VL-Chat --include '*.json' --include '*.tiktoken'
+  # a tag of one hub, as plain files
+  python -m hub_tools.download huggingface:Qwen/Qwen-VL-Chat@v1.0.0 --local-dir ./Qwen-VL-Chat
+  # equal files from both hubs at once; no more than 20 MB per second in all
   python -m hub_tools.download qwen/Qwen-VL-Chat --also huggingface:Qwen/Qwen-VL-Chat
-  python -m hub_tools.download qwen/Qwen-VL-Chat --limit-rate 20MB --dry-run
+  python -m hub_tools.download qwen/Qwen-VL-Chat --limit-rate 20MB
+  # configuration and tokenizer only
+  python -m hub_tools.download qwen/Qwen-VL-Chat --include '*.json' --include '*.tiktoken'
+  # without the network; hash what is here and mend it; for a program that watches
+  python -m hub_tools.download qwen/Qwen-VL-Chat --offline
+  python -m hub_tools.download qwen/Qwen-VL-Chat --verify
+  python -m hub_tools.download qwen/Qwen-VL-Chat --json --progress json
+
+Exit status: 0 done, 2 usage, 4 refused or failed (one line and a hint), 130 interrupted: what came
+is kept.
 """
 
 from __future__ import annotations

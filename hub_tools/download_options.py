@@ -24,12 +24,21 @@ _UNITS = {
 class DownloadOptions:
     """What to fetch, and where to."""
 
-    name: str = option("repository, such as qwen/Qwen-VL-Chat or huggingface:o/n@v1", flag="")
-    revision: str | None = option("branch, tag or commit (default: the hub's)", default=None)
-    local_dir: Path | None = option(
-        "write a plain copy here, not into the store", default=None, metavar="DIR", recorded=False
+    name: str = option(
+        "owner/name, hub:owner/name or hub:owner/name@revision; hubs are modelscope, huggingface"
+        " and local",
+        flag="",
     )
-    offline: bool = option("ask no hub; use the store", default=False, recorded=False)
+    revision: str | None = option(
+        "branch, tag or commit (default: the hub's default branch)", default=None
+    )
+    local_dir: Path | None = option(
+        "write plain files here, not into the store; a rerun completes and mends them",
+        default=None,
+        metavar="DIR",
+        recorded=False,
+    )
+    offline: bool = option("ask no hub: use what the store has", default=False, recorded=False)
     also: tuple[str, ...] = option(
         "fetch equal files from here at the same time: huggingface:owner/name, or"
         " http://host/owner/name; may be repeated",
@@ -38,7 +47,7 @@ class DownloadOptions:
     )
     connections: int = option(
         "most connections to each source; fewer are used where more do not pay",
-        default=16,
+        default=24,
         metavar="N",
         recorded=False,
     )
@@ -49,13 +58,17 @@ class DownloadOptions:
         recorded=False,
     )
     include: tuple[str, ...] = option(
-        "only paths that match; may be repeated", default=(), metavar="PATTERN"
+        "only paths that match, such as '*.json' or 'assets/'; may be repeated",
+        default=(),
+        metavar="PATTERN",
     )
     exclude: tuple[str, ...] = option(
         "no path that matches; may be repeated", default=(), metavar="PATTERN"
     )
-    verify: bool = option("hash what is here already, mend what is damaged", default=False)
-    dry_run: bool = option("say what would be fetched, fetch nothing", default=False)
+    verify: bool = option(
+        "hash what is here already, and fetch again what is damaged", default=False
+    )
+    dry_run: bool = option("say what would be fetched, with sizes; fetch nothing", default=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.connections <= 64:

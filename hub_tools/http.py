@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import IO, Any
 from urllib.parse import urljoin
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from hub_tools.connections import ConnectionPools
 from hub_tools.errors import HubProtocolError, HubUnreachableError
 from hub_tools.origins import Origin, shown_url
 from hub_tools.retries import RetryPolicy, retry_after
 from hub_tools.settings import Network, Secret
+from hub_tools.unpacking import Unpacker
 from model_store.canonical import parse_json
 from model_store.errors import StoreError
 from model_store.manifest import tool_version
@@ -38,8 +43,10 @@ _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _RETRIED_ALWAYS = frozenset({429, 503})
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})  # content encodings of streams that we undo
 _MOST_REDIRECTS = 5
 _LONGEST_SKIPPED = 64 << 10
+_ANSWER_PIECE = 1 << 18
 _LARGEST_ANSWER = 256 << 20  # of an API call; files are streamed
 
 
@@ -76,13 +83,27 @@ class Stream:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.url = url
+        self._unpacker: Unpacker | None = None
+
+    def unpack(self) -> None:
+        """Undo the body's compression from now on."""
+        self._unpacker = Unpacker(self._arrived)
 
     def read(self, amount: int) -> bytes:
         """Return what has arrived, at most `amount` bytes; b"" at the end.
 
         Raises:
-            HubUnreachableError: the connection broke, or nothing came in time.
+            HubUnreachableError: the connection broke, nothing came in time, or what came cannot be
+                unpacked.
         """
+        if self._unpacker is None:
+            return self._arrived(amount)
+        try:
+            return self._unpacker.read(amount)
+        except zlib.error as error:
+            raise HubUnreachableError("a compressed body is damaged") from error
+
+    def _arrived(self, amount: int) -> bytes:
         try:
             return self._response.read1(amount, decode_content=False)
         except (HTTPError, OSError, ValueError) as error:
@@ -132,6 +153,7 @@ class Http:
         json_body: Any = None,
         body: Body | None = None,
         idempotent: bool | None = None,
+        read: Callable[[Iterator[bytes]], bytes] = b"".join,
     ) -> Reply:
         """Send one API request and read the whole answer; any status is returned, not raised.
 
@@ -144,6 +166,7 @@ class Http:
                 Content-Length header.
             idempotent: whether it may be sent again after it may have been worked on; default by
                 method.
+            read: makes the reply's body of what arrives.
 
         Raises:
             HubUnreachableError: no answer after all tries.
@@ -159,7 +182,8 @@ class Http:
             try:
                 patience = self.retry.read_timeout
                 with self._opened(method, url, sent, body, patience) as (response, final):
-                    reply = Reply(response.status, response.headers, _whole(response), final)
+                    body_read = read(_chunks(response))
+                    reply = Reply(response.status, response.headers, body_read, final)
             except HubUnreachableError as error:
                 if last or is_hopeless(error) or not (again or isinstance(error, _NeverSentError)):
                     raise
@@ -260,6 +284,10 @@ class Http:
                 timeout=urllib3.Timeout(connect=self.retry.connect_timeout, read=patience),
             )
         except (HTTPError, OSError) as error:
+            if _is_about_certificate(error):
+                raise HubUnreachableError(
+                    f"{_place(url)}: the certificate was not accepted", hint=_CERTIFICATE
+                ) from error
             kind = _NeverSentError if _is_never_sent(error) else HubUnreachableError
             raise kind(f"no answer from {_place(url)}: {_reason(error)}") from error
         finally:
@@ -272,10 +300,17 @@ class Http:
         time.sleep(delay)
 
 
+_CERTIFICATE = (
+    "Where the network has a certificate authority of its own, set REQUESTS_CA_BUNDLE to its file;"
+    " otherwise somebody may be in between."
+)
+
+
 class _NeverSentError(HubUnreachableError):
     """No connection was made, so nothing was worked on."""
 
 
+@cache
 def user_agent() -> str:
     """`modelferry/<version>`, without anything about the machine."""
     name, _, version = tool_version().partition(" ")
@@ -300,25 +335,28 @@ def _leave(response: urllib3.BaseHTTPResponse) -> None:
     response.close()
 
 
-def _whole(response: urllib3.BaseHTTPResponse) -> bytes:
-    parts: list[bytes] = []
+def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     size = 0
     try:
-        while chunk := response.read(1 << 20, decode_content=True):
-            parts.append(chunk)
+        while chunk := response.read(_ANSWER_PIECE, decode_content=True):
             size += len(chunk)
             if size > _LARGEST_ANSWER:
                 raise HubProtocolError(f"an answer is larger than {_LARGEST_ANSWER >> 20} MiB")
+            yield chunk
     except (HTTPError, OSError) as error:
         raise HubUnreachableError(f"an answer broke off: {_reason(error)}") from error
-    return b"".join(parts)
 
 
 def is_hopeless(error: HubUnreachableError) -> bool:
     """Whether another try would fail the same way: a certificate that is not accepted."""
-    cause = error.__cause__
-    cause = cause.reason if isinstance(cause, MaxRetryError) else cause
-    return isinstance(cause, urllib3.exceptions.SSLError)
+    return error.__cause__ is not None and _is_about_certificate(error.__cause__)
+
+
+def _is_about_certificate(error: BaseException) -> bool:
+    # a TLS connection may also just break, and that is worth another try
+    cause = error.reason if isinstance(error, MaxRetryError) else error
+    inner = (cause, *getattr(cause, "args", ()))
+    return any(isinstance(each, ssl.SSLCertVerificationError | CertificateError) for each in inner)
 
 
 def _is_never_sent(error: Exception) -> bool:
@@ -351,6 +389,6 @@ _NAMES = {
     "ReadTimeoutError": "nothing came in time",
     "ProtocolError": "the connection was closed",
     "IncompleteRead": "the body is too short",
-    "SSLError": "the certificate was not accepted",
+    "SSLError": "the TLS connection failed",
     "ProxyError": "the proxy did not let us through",
 }

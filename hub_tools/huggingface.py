@@ -14,6 +14,7 @@ from hub_tools.names import HUGGINGFACE, hub_revision, is_commit
 from hub_tools.protocol import Pin, RemoteFile, check_listing
 from hub_tools.replies import (
     field_of,
+    login_wanted,
     names_in,
     optional_text,
     refusal,
@@ -92,17 +93,19 @@ class HuggingFaceClient:
     def _refusal(self, reply: Reply, repo_id: str, revision: str) -> HubError:
         code = reply.headers.get("X-Error-Code", "")
         said = reply.headers.get("X-Error-Message", "")
-        if reply.status == 401 and code != "RepoNotFound" and self.http.token is not None:
-            return refusal(self.hub, self.http, 401, repo_id, said=said)
+        if reply.status == 401 and code == "RepoNotFound" and self.http.token is None:
+            # an anonymous 401 says no more than this
+            return login_wanted(self.hub, self.http, repo_id)
+        if reply.status == 401 and code != "RepoNotFound":
+            return self._refused(401, repo_id, said)
         if code == "GatedRepo" or reply.status == 403:
             return self._refused(403, repo_id, said)
-        # an anonymous 401 says no more than this: private, or not there at all
-        if code == "RepoNotFound" or reply.status == 401:
-            return repo_not_found(self.hub, self.http, repo_id)
+        if code == "RepoNotFound":
+            return repo_not_found(self.hub, self.http, repo_id, account=self.account)
         if code == "RevisionNotFound" or reply.status == 404:
             known = self._revisions(repo_id)
             if known is None:
-                return repo_not_found(self.hub, self.http, repo_id)
+                return repo_not_found(self.hub, self.http, repo_id, account=self.account)
             return revision_not_found(self.hub, self.http, repo_id, revision, known)
         return self._refused(reply.status, repo_id, said)
 

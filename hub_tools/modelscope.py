@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from hub_tools.errors import HubError, HubProtocolError
 from hub_tools.http import Http, Reply
+from hub_tools.json_rows import RowReader
 from hub_tools.names import MODELSCOPE, hub_revision, is_commit, is_listing_pin
 from hub_tools.protocol import Pin, RemoteFile, check_listing, listing_pin
 from hub_tools.replies import (
@@ -86,11 +87,11 @@ class ModelScopeClient:
         entries = self._entries(repo_id, revision, root="", recursive=True)
         if len(entries) == _TRUNCATED_AT:
             entries = self._walk(repo_id, revision)
-        return check_listing(_file(entry) for entry in entries if _is_file(entry))
+        return check_listing(entry for entry in entries if isinstance(entry, RemoteFile))
 
-    def _walk(self, repo_id: str, revision: str) -> list[Any]:
+    def _walk(self, repo_id: str, revision: str) -> list[RemoteFile | _Folder]:
         """List folder by folder, where the recursive listing was cut off."""
-        found: list[Any] = []
+        found: list[RemoteFile | _Folder] = []
         folders, seen = [""], {""}
         while folders:
             folder = folders.pop()
@@ -99,26 +100,32 @@ class ModelScopeClient:
                 raise HubProtocolError(
                     f"{self.hub} cuts off the listing of {repo_id}/{folder} at {len(entries)} files"
                 )
-            found += [entry for entry in entries if _is_file(entry)]
-            below = [_path(entry) for entry in entries if not _is_file(entry)]
+            found += [entry for entry in entries if isinstance(entry, RemoteFile)]
+            below = [entry.path for entry in entries if isinstance(entry, _Folder)]
             folders += [path for path in below if path not in seen]
             seen.update(below)
         return found
 
-    def _entries(self, repo_id: str, revision: str, *, root: str, recursive: bool) -> list[Any]:
+    def _entries(
+        self, repo_id: str, revision: str, *, root: str, recursive: bool
+    ) -> list[RemoteFile | _Folder]:
         query = {"Revision": revision, "Recursive": str(recursive)} | (
             {"Root": root} if root else {}
         )
-        reply = self.http.request("GET", f"{_api(repo_id)}/repo/files?{urlencode(query)}")
+        where = f"{self.hub}: the listing of {repo_id}"
+        reader = RowReader("Files", _entry, where=where)
+        url = f"{_api(repo_id)}/repo/files?{urlencode(query)}"
+        reply = self.http.request("GET", url, read=reader.read)
         if not reply.ok:
             raise self._refusal(reply, repo_id, revision)
-        data = _data(reply, f"{self.hub}: the listing of {repo_id}")
+        data = _data(reply, where)
         files = data.get("Files") if isinstance(data, dict) else None
-        if files is None:
-            return []  # an empty repository has null here
-        if not isinstance(files, list):
-            raise HubProtocolError(f"{self.hub}: the listing of {repo_id} is no list")
-        return files
+        # an empty repository has null here
+        if files is not None and not isinstance(files, list):
+            raise HubProtocolError(f"{where} is no list")
+        if files is None and reader.rows:
+            raise HubProtocolError(f"{where} has its files elsewhere")
+        return reader.rows
 
     def _refusal(self, reply: Reply, repo_id: str, revision: str) -> HubError:
         if reply.status != 404:
@@ -134,7 +141,7 @@ class ModelScopeClient:
         # 404 does not say what is missing: ask for what must be there
         known = self._revisions(repo_id)
         if known is None:
-            return repo_not_found(self.hub, self.http, repo_id)
+            return repo_not_found(self.hub, self.http, repo_id, account=self.account)
         return revision_not_found(self.hub, self.http, repo_id, revision, known)
 
     def _named_commit(self, repo_id: str, revision: str) -> str | None:
@@ -191,19 +198,17 @@ def _data(reply: Reply, where: str) -> Any:
     return envelope.get("Data")
 
 
-def _is_file(entry: Any) -> bool:
-    return optional_text(entry, "Type") != "tree"
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    path: str
 
 
-def _path(entry: Any) -> str:
-    path: str = field_of(entry, "Path", str, where="modelscope listing")
-    return path
-
-
-def _file(entry: Any) -> RemoteFile:
-    path = _path(entry)
-    size = field_of(entry, "Size", int, where=f"modelscope listing of {path!r}")
-    sha256 = optional_text(entry, "Sha256")
+def _entry(row: Any) -> RemoteFile | _Folder:
+    path: str = field_of(row, "Path", str, where="modelscope listing")
+    if optional_text(row, "Type") == "tree":
+        return _Folder(path)
+    size = field_of(row, "Size", int, where=f"modelscope listing of {path!r}")
+    sha256 = optional_text(row, "Sha256")
     return RemoteFile(path, size, sha256=sha256.lower() if sha256 else None)
 
 

@@ -33,6 +33,7 @@ class Lease:
     position: int
     end: int  # exclusive
     generation: int
+    reserved: int = 0  # bytes before it are being written, where it is beyond `position`
 
     @property
     def left(self) -> int:
@@ -60,6 +61,9 @@ class PartialFile:
         self._partial, journal = leftovers(place)
         self._journal = Journal(journal if size > _WITHOUT_JOURNAL else None)
         self._lock = threading.Lock()
+        # writing holds no lock, so that one slow write does not hold up the other connections
+        self._idle = threading.Condition(self._lock)
+        self._writing = 0
         self._handle = -1
         self._done: list[int] = []
         self._servers = bytearray()  # per part a bit for each source that brought some of it
@@ -125,7 +129,7 @@ class PartialFile:
             The range taken; None when its owner was faster.
         """
         with self._lock:
-            at = max(at, lease.position)
+            at = max(at, lease.position, lease.reserved)
             if at != lease.position:
                 at = -(-at // self.part_size) * self.part_size
             if at >= lease.end or lease.generation != self.generation:
@@ -143,12 +147,20 @@ class PartialFile:
         with self._lock:
             self._check(lease.generation)
             view = memoryview(data)[: lease.left]
-            offset = lease.position
-            _write_all(self._handle, view, offset)
-            lease.position += len(view)
-            self._count(offset, lease.position, server)
-            left, limit = lease.left, self._contiguous()
-            frontier, handle = self._frontier, self._handle
+            offset, handle, frontier = lease.position, self._handle, self._frontier
+            lease.reserved = offset + len(view)
+            self._writing += 1
+        written = 0
+        try:
+            _write_all(handle, view, offset)
+            written = len(view)
+        finally:
+            with self._lock:
+                lease.position = lease.reserved = offset + written
+                self._count(offset, lease.position, server)
+                left, limit = lease.left, self._contiguous()
+                self._writing -= 1
+                self._idle.notify_all()
         frontier.follow(handle, limit, offset, view)
         return left
 
@@ -172,6 +184,7 @@ class PartialFile:
         """
         with self._lock:
             self._check(generation)
+            self._supersede()
             lost = sum(self._done)
             self._start_anew()
             return lost
@@ -179,6 +192,7 @@ class PartialFile:
     def forget(self, parts: Iterable[int]) -> int:
         """Forget some parts, and the hash of all; returns how many bytes are forgotten."""
         with self._lock:
+            self._supersede()
             lost = 0
             for index in parts:
                 lost += self._done[index]
@@ -217,12 +231,17 @@ class PartialFile:
     def close(self) -> None:
         """Let go of the leftover and keep its bytes; calling it twice does no harm."""
         with self._lock:
-            self.generation += 1
+            self._supersede()
             self._frontier.retire()
             self._journal.close()
             if self._handle >= 0:
                 os.close(self._handle)
             self._handle = -1
+
+    def _supersede(self) -> None:
+        """Let nobody begin to write for an older try, and wait for those who did."""
+        self.generation += 1
+        self._idle.wait_for(lambda: not self._writing)
 
     def _check(self, generation: int) -> None:
         if generation != self.generation:
@@ -260,7 +279,6 @@ class PartialFile:
         os.ftruncate(self._handle, self.size)
 
     def _begin_generation(self) -> None:
-        self.generation += 1
         self._first_open = 0
         self._finishing = False
         self._frontier.retire()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hub_tools.fresh_folder import FreshFolder
 from hub_tools.hubs import Located, Surroundings
 from hub_tools.landing import (
     Landed,
@@ -24,7 +25,7 @@ from hub_tools.mirrors import MirrorName, find_mirrors
 from hub_tools.protocol import Pin, RemoteFile
 from hub_tools.stored import is_complete
 from model_store.errors import TargetExistsError
-from model_store.files import copy_file, exclusive, link_or_copy, sha256_file
+from model_store.files import copy_file, exclusive, sha256_file
 from model_store.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from model_store.paths import inside
 from model_store.snapshot_folder import new_snapshot
@@ -42,8 +43,9 @@ def export_snapshot(folder: Path, target: Path) -> Path:
             return target
         raise TargetExistsError(f"{target} holds another snapshot", hint="Choose another target.")
     with new_snapshot(target) as building:
+        fresh = FreshFolder(building)
         for entry in manifest.files:
-            copy_file(inside(folder, entry.path), inside(building, entry.path))
+            fresh.copy(inside(folder, entry.path), entry.path)
         write_manifest(building, manifest)
     return target
 
@@ -172,8 +174,7 @@ def _write(
     everything = [*landed, *kept.values()]
     if old is None:
         with new_snapshot(target) as building:
-            for item in without_manifest(landed):
-                _place(item, building, waiting=_incoming(target))
+            _fill(FreshFolder(building), landed, waiting=_incoming(target))
             write_manifest(building, local_manifest(pin, everything))
         return
     for item in without_manifest(landed):
@@ -186,11 +187,10 @@ def _write(
     write_manifest(target, manifest)
 
 
-def _place(item: Landed, building: Path, *, waiting: Path) -> None:
-    place = inside(building, item.entry.path)
-    if item.place.parent == waiting:
-        # its other name goes away at the end, so this is a copy without the second reading
-        link_or_copy(item.place, place)
-        place.chmod(0o644)
-    else:
-        copy_file(item.place, place)
+def _fill(folder: FreshFolder, landed: Sequence[Landed], *, waiting: Path) -> None:
+    for item in without_manifest(landed):
+        if item.place.parent == waiting:
+            # its other name goes away at the end, so this is a copy without the second reading
+            folder.link(item.place, item.entry.path, mode=0o644)
+        else:
+            folder.copy(item.place, item.entry.path)

@@ -6,7 +6,12 @@ import logging
 import time
 from contextlib import ExitStack
 
-from hub_tools.answers import TryAgainError, check_answer, promised_digest
+from hub_tools.answers import (
+    TryAgainError,
+    WrongRangeError,
+    check_answer,
+    promised_digest,
+)
 from hub_tools.errors import HubProtocolError, HubUnreachableError, TransferError
 from hub_tools.http import Stream, is_hopeless
 from hub_tools.rate_limit import RateLimit
@@ -15,8 +20,16 @@ from hub_tools.transfer_options import TransferOptions
 
 log = logging.getLogger(__name__)
 
-_READ = 1 << 17
+# a read that came full is followed by a larger one: every read costs a turn at the interpreter,
+# which all connections share, and a slow connection never fills a small one
+_FIRST_READ = 1 << 17
+_READ = 1 << 20
 _REPORT = 1 << 20
+_WRONG_RANGES = 2  # so many, and no range of that source is asked for any more
+
+
+def _range_of(start: int, end: int) -> dict[str, str]:
+    return {"Range": f"bytes={start}-{end - 1}"}
 
 
 class StoppedError(Exception):
@@ -43,7 +56,7 @@ class Receiver:
         size = job.wanted.file.size
         start, end = work.lease.position, work.lease.end
         whole = start == 0 and end == size
-        headers = {} if whole else {"Range": f"bytes={start}-{end - 1}"}
+        headers = {} if whole or work.ledger.ignores_ranges else _range_of(start, end)
         with ExitStack() as stack:
             try:
                 stream = stack.enter_context(offer.source.http.stream(offer.url, headers=headers))
@@ -52,12 +65,25 @@ class Receiver:
                     raise
                 raise TryAgainError(error) from error
             self._check_stopping()
-            check_answer(job.wanted.file, offer, stream, start, end)
+            try:
+                packed = check_answer(job.wanted.file, offer, stream, start, end)
+            except WrongRangeError as error:
+                self._distrust_ranges(work, error)
+                raise
             job.promised = job.promised or promised_digest(stream)
             if stream.status == 200 and not whole:
                 self._take_whole(work)
+            if packed:
+                stream.unpack()
             self._schedule.began(work, stream)
             self._write(work, stream)
+
+    def _distrust_ranges(self, work: Work, error: WrongRangeError) -> None:
+        """From now on ask a source for whole files, where that is the last hope."""
+        ledger = work.ledger
+        ledger.wrong_ranges += 1
+        if error.hopeless or ledger.wrong_ranges >= _WRONG_RANGES:
+            ledger.ignores_ranges = True
 
     def _take_whole(self, work: Work) -> None:
         """The Range was ignored: the stream becomes the only one of its file, or is left."""
@@ -75,11 +101,13 @@ class Receiver:
     def _write(self, work: Work, stream: Stream) -> None:
         partial, server = work.job.partial, work.ledger.state.index
         opened, arrived, unreported, paused = time.monotonic(), 0, 0, 0.0
-        left = work.lease.left
+        left, most = work.lease.left, min(_FIRST_READ, self._read)
         try:
             while left > 0:
-                data = stream.read(min(self._read, left))
+                data = stream.read(min(most, left))
                 self._check_stopping()
+                if len(data) == most:
+                    most = min(2 * most, self._read)
                 if not data:
                     raise TryAgainError(self._lost(work, f"{left} bytes are missing"))
                 before = work.lease.position

@@ -51,12 +51,8 @@ def refusal(
     """
     place = f"{hub} ({Origin.of(http.endpoint).host})"
     words = f": {tame(said)}" if said else ""
-    if status == 401 and http.token is None:
-        return AuthError(f"{place} wants a login for {what}{words}", hint=f"{_LOGIN[hub]}.")
     if status == 401:
-        return AuthError(
-            f"{place} does not accept the token for {what}{words}", hint=f"{_LOGIN[hub]} again."
-        )
+        return _unknown(hub, http, place, f"{what}{words}", page, account)
     if status == 403:
         return _gated(hub, http, f"{place} does not allow", f"{what}{words}", page, account)
     if status == 404:
@@ -66,6 +62,24 @@ def refusal(
     if status >= 500:
         return HubUnreachableError(f"{place} fails with {status} for {what}{words}")
     return HubProtocolError(f"{place} answered {status} for {what}{words}")
+
+
+def _unknown(hub: str, http: Http, place: str, what: str, page: str, account: Account) -> AuthError:
+    """Say which login is missing, or which one the hub does not take."""
+    if http.token is None:
+        asked = f"; access to it is asked for at {page}" if page else ""
+        return AuthError(f"{place} wants a login for {what}", hint=f"{_LOGIN[hub]}{asked}.")
+    name = account()
+    if name:
+        return AuthError(
+            f"{place} does not show {what} to account {tame(name)!r}",
+            hint=f"Ask for access{f' at {page}' if page else ''}, or log in as another account.",
+        )
+    source = f" from {http.token.source}" if http.token.source else ""
+    return AuthError(
+        f"{place} does not accept the token{source} for {what}",
+        hint=f"It may have expired or been revoked. {_LOGIN[hub]} again.",
+    )
 
 
 def _gated(hub: str, http: Http, start: str, what: str, page: str, account: Account) -> GatedError:
@@ -82,10 +96,29 @@ def _gated(hub: str, http: Http, start: str, what: str, page: str, account: Acco
     )
 
 
-def repo_not_found(hub: str, http: Http, repo_id: str) -> RepoNotFoundError:
+def repo_not_found(
+    hub: str, http: Http, repo_id: str, *, account: Account = lambda: None
+) -> RepoNotFoundError:
+    """Say who asked: a hub calls a private repository absent to those who may not see it."""
     place = f"{hub} ({Origin.of(http.endpoint).host})"
-    hint = None if http.token else f"Check owner and name. If it is private: {_LOGIN[hub]}."
-    return RepoNotFoundError(f"{place} has no repository {repo_id}", hint=hint)
+    if http.token is None:
+        hint = f"Check owner and name. If it is private: {_LOGIN[hub]}."
+        return RepoNotFoundError(f"{place} has no repository {repo_id}", hint=hint)
+    name = account()
+    seen = f" that account {tame(name)!r} may see" if name else ""
+    return RepoNotFoundError(
+        f"{place} has no repository {repo_id}{seen}",
+        hint="Check owner and name; if it is private, log in as an account that may read it.",
+    )
+
+
+def login_wanted(hub: str, http: Http, repo_id: str) -> AuthError:
+    """A hub that tells an unknown visitor nothing: private, or not there."""
+    place = f"{hub} ({Origin.of(http.endpoint).host})"
+    return AuthError(
+        f"{place} shows {repo_id} to nobody without a login: it is private, or no such name",
+        hint=f"Check owner and name; if it is private: {_LOGIN[hub]}.",
+    )
 
 
 def revision_not_found(

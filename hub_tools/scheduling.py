@@ -305,9 +305,13 @@ class Schedule:
         for job in self._jobs:
             if job.free:
                 ledger = job.ledger_for(state, now)
-                if ledger is not None:
+                if ledger is not None and not self._would_restart(job, ledger):
                     return self._work(job, ledger, now)
         return self._opening(self._large, state) or self._opening(self._small, state)
+
+    def _would_restart(self, job: Job, ledger: Ledger) -> bool:
+        """Whether whole files come from there, and a connection works on this one already."""
+        return ledger.ignores_ranges and any(work.job is job for work in self._works)
 
     def _opening(self, queue: deque[Wanted], state: SourceState) -> Wanted | None:
         for index in range(min(len(queue), _LOOKED_AT)):

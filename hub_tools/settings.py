@@ -17,15 +17,20 @@ _LONGEST_TOKEN = 4096
 
 
 class Secret:
-    """A token whose text appears only where somebody asks for it by name."""
+    """A token whose text appears only where somebody asks for it by name.
 
-    __slots__ = ("_text",)
+    Args:
+        text: the token.
+        source: where it was found, a variable or a file, as a message may say it.
+    """
 
-    def __init__(self, text: str) -> None:
+    __slots__ = ("_text", "source")
+
+    def __init__(self, text: str, *, source: str = "") -> None:
         if not text or len(text) > _LONGEST_TOKEN or not text.isascii() or not text.isprintable():
             # a line break in a header would let a token file write headers of its own
             raise BadSettingError("a token is empty, too long, or has unprintable characters")
-        self._text = text
+        self._text, self.source = text, source
 
     def reveal(self) -> str:
         """Return the token; only for a request's headers."""
@@ -140,7 +145,7 @@ def _token(env: Mapping[str, str], variable: str, stored: Path) -> Secret | None
         except (OSError, UnicodeDecodeError):
             return None
     try:
-        return Secret(text) if text else None
+        return Secret(text, source=source) if text else None
     except BadSettingError as error:
         raise BadSettingError(f"{source}: {error}") from error
 

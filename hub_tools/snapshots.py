@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hub_tools.errors import HubUnreachableError
+from hub_tools.fresh_folder import FreshFolder
 from hub_tools.hubs import Located, Surroundings, locate
 from hub_tools.landing import (
     Landed,
@@ -34,7 +36,7 @@ from hub_tools.stored import (
     stored_or_offline_error,
 )
 from model_store.errors import DigestMismatchError, NotASnapshotError, UsageError
-from model_store.files import exclusive, link_or_copy
+from model_store.files import exclusive
 from model_store.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -48,6 +50,8 @@ from model_store.progress import Progress
 from model_store.snapshot_folder import check_target, new_snapshot
 
 log = logging.getLogger(__name__)
+
+_IN_STORE = "The store has it as it was last seen: run the same command with --offline."
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +254,7 @@ def _download_to(target: Path, request: _Request) -> Path:
 
 def _download_into_store(request: _Request) -> Path:
     around, name = request.around, request.name
-    located = locate(name, around)
+    located = _locate(request)
     pin = located.pin
     folder = around.home.snapshot(
         pin.hub, name.owner, name.name, pin.commit + request.selection.suffix
@@ -265,6 +269,17 @@ def _download_into_store(request: _Request) -> Path:
                 verify_snapshot(folder)  # a damaged record cannot be fetched: say so
     remember(around.home, name, pin)
     return folder
+
+
+def _locate(request: _Request) -> Located:
+    """Ask the hubs; when none answers, say whether the store could do without them."""
+    try:
+        return locate(request.name, request.around)
+    except HubUnreachableError as error:
+        home, suffix = request.around.home, request.selection.suffix
+        if find_stored(home, request.name, suffix=suffix) is None:
+            raise
+        raise HubUnreachableError(str(error), hint=_IN_STORE) from error
 
 
 def _is_sound(folder: Path, request: _Request) -> bool:
@@ -292,10 +307,11 @@ def _fill_store(folder: Path, located: Located, request: _Request) -> None:
     stored = into_store(around.home, landed)
     added = _added_in_place(folder, stored)
     with new_snapshot(folder, replace=True) as building:
+        fresh = FreshFolder(building)
         for item in without_manifest(stored):
-            link_or_copy(item.place, inside(building, item.entry.path))
+            fresh.link(item.place, item.entry.path)
         for entry in added:
-            link_or_copy(inside(folder, entry.path), inside(building, entry.path))
+            fresh.link(inside(folder, entry.path), entry.path)
         write_manifest(building, local_manifest(located.pin, stored, added))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hub_tools.errors import HubError
 from hub_tools.sources import Offer, Source
 
-_FIRST = 4  # connections to begin with
+_FIRST = 8  # connections to begin with
 _PAUSE = 0.25  # seconds between two looks at the rate
 _GROWN = 1.12  # the rate must be this much higher for more connections to have paid
 _PROBE = 5.0  # seconds after which a source is tried with more connections again
@@ -92,7 +92,8 @@ class Ledger:
     retry_at: float = 0.0
     error: HubError | None = None  # it is given up for this file, for this reason
     banned: bool = False
-    ignores_ranges: bool = False
+    wrong_ranges: int = 0
+    ignores_ranges: bool = False  # or serves wrong ones: whole files are asked for
     relieved: bool = False  # another of its connections took over from a slow one already
 
     @property

@@ -34,7 +34,7 @@ from model_store.progress import Progress, human_bytes
 
 log = logging.getLogger(__name__)
 
-_TICK = 0.25  # seconds
+_TICK = 0.1  # seconds
 _FAREWELL = 1.0  # seconds that workers have to notice the end
 _EMPTY = Digests(
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",

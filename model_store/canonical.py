@@ -36,11 +36,14 @@ def parse_json(data: bytes, *, name: str) -> Any:
         StoreError: not UTF-8, not JSON, nested too deeply, or a key that occurs twice.
     """
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
-        )
+        return strict_decoder().decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{name} is not valid JSON: {error}") from error
+
+
+def strict_decoder() -> json.JSONDecoder:
+    """A decoder that refuses keys that occur twice, and numbers that JSON does not have."""
+    return json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
 def _no_constant(name: str) -> Any:

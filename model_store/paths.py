@@ -8,6 +8,8 @@ from pathlib import Path
 
 from model_store.errors import UnsafePathError
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _DRIVE = re.compile(r"^[A-Za-z]:")
 # CON, NUL and friends open devices on Windows, whatever their ending
 _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
@@ -23,9 +25,9 @@ def check_relative_path(path: str) -> str:
         raise UnsafePathError(path, "it is empty")
     if "\\" in path or path.startswith("/") or _DRIVE.match(path):
         raise UnsafePathError(path, "it is absolute or not POSIX")
-    if any(ord(char) < 32 or ord(char) == 127 for char in path):
+    if _CONTROL.search(path):
         raise UnsafePathError(path, "it has a control character")
-    if any(0xD800 <= ord(char) <= 0xDFFF for char in path):
+    if _SURROGATE.search(path):
         # JSON can say half a surrogate pair, and no file system can hold one
         raise UnsafePathError(path, "it is not Unicode")
     for part in path.split("/"):
@@ -50,13 +52,19 @@ def check_paths(paths: Iterable[str]) -> list[str]:
     seen: dict[str, str] = {}
     for path in checked:
         folded = path.casefold()
+        if folded == path:
+            folded = path  # most are, and a listing may be long
         if folded in seen:
             raise UnsafePathError(path, f"it clashes with {seen[folded]!r} where case is ignored")
         seen[folded] = path
-    for path in checked:
-        for parent in Path(path.casefold()).parents:
-            if parent.as_posix() in seen:
-                raise UnsafePathError(path, f"{seen[parent.as_posix()]!r} is a file")
+    folders: set[str] = set()  # that are known to be no files
+    for folded, path in seen.items():
+        parent = folded.rpartition("/")[0]
+        while parent and parent not in folders:
+            if parent in seen:
+                raise UnsafePathError(path, f"{seen[parent]!r} is a file")
+            folders.add(parent)
+            parent = parent.rpartition("/")[0]
     return checked
 
 

@@ -192,6 +192,7 @@ class BarProgress:
             bars.BarColumn(bar_width=None),
             *amount,
             bars.TimeElapsedColumn(whole),
+            bars.TextColumn("left", table_column=whole),
             bars.TimeRemainingColumn(table_column=whole),
             console=self._console,
             expand=True,

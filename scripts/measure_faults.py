@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
@@ -131,17 +132,21 @@ def render(results: Mapping[str, Any]) -> str:
         f"| fault | demand | {' | '.join(heads)} |",
         "|---|---|---|---|---|",
     ]
-    met = dict.fromkeys(_COLUMNS, 0)
+    met, measured = dict.fromkeys(_COLUMNS, 0), dict.fromkeys(_COLUMNS, 0)
     for row in ROWS:
         if row.id not in found:
             continue
         cells = [_cell(found[row.id], name) for name in _COLUMNS]
         for name in _COLUMNS:
-            met[name] += _worst(found[row.id], name)["holds"]
+            worst = _worst(found[row.id], name)
+            met[name] += worst["holds"]
+            measured[name] += worst["outcome"] != "not measured"
         lines.append(f"| {row.words} | {_demand(row)} | {' | '.join(cells)} |")
-    count = len(found)
-    summary = ", ".join(f"{name} {met[name]}" for name in _COLUMNS)
-    lines += ["", f"Demands met, of {count}: {summary}.", ""]
+    summary = ", ".join(f"{name} {met[name]} of {measured[name]}" for name in _COLUMNS)
+    how = "in one run" if results.get("one_run") else "in several runs, the last"
+    load = results.get("load_before")
+    when = f"Measured {how} on {results['measured']}" + (f", load {load} before." if load else ".")
+    lines += ["", f"Demands met, of those measured: {summary}. {when}", ""]
     return "\n".join(lines)
 
 
@@ -164,7 +169,7 @@ def _worst(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _cell(found: Mapping[str, Any], name: str) -> str:
     worst = _worst(found, name)
-    mark = "✓" if worst["holds"] else "✗"
+    mark = "✓" if worst["holds"] else "–" if worst["outcome"] == "not measured" else "✗"
     return f"{mark} {words(worst)}"
 
 
@@ -206,7 +211,11 @@ def main() -> int:
     if not args.render:
         rows = [row for row in ROWS if args.rows is None or row.id in args.rows]
         clients = [client for client in (*OURS, *OFFICIAL) if client.name in args.clients]
+        whole = args.rows is None and set(args.clients) == set(_COLUMNS)
+        if whole:
+            results = {"rows": {}}  # one run: nothing of an older one stays
         results |= {"measured": time.strftime("%Y-%m-%d"), "versions": _versions()}
+        results |= {"one_run": whole, "load_before": round(os.getloadavg()[0], 2)}
 
         def note(row: Row, key: str, result: dict[str, Any]) -> None:
             results["rows"].setdefault(row.id, {})[key] = result

@@ -118,6 +118,23 @@ def a_web_page(answer: Answer) -> Answer:
     return Answer(200, {"Content-Type": "text/html"}, b"<html><body>Please log in.</body></html>")
 
 
+_XET_HASH = "5c" * 32
+
+
+def offered_by_xet(answer: Answer) -> Answer:
+    """What Hugging Face adds for clients that can do without plain HTTP."""
+    answer.headers["X-Xet-Hash"] = _XET_HASH
+    answer.headers["Link"] = '<http://127.0.0.1:1/xet-read-token>; rel="xet-auth"'
+    return answer
+
+
+def listed_with_xet(answer: Answer) -> Answer:
+    def hashed(file: Any) -> Any:
+        return file | {"xetHash": _XET_HASH} if file.get("lfs") else file
+
+    return _listing(lambda files: [hashed(file) for file in files])(answer)
+
+
 def renamed(old: str, new: str) -> Fault:
     """A listing that gives one file another path, in either dialect."""
     return _listing(lambda files: [_renamed(file, old, new) for file in files])

@@ -13,7 +13,7 @@ from hub_tools.retries import RetryPolicy, retry_after
 from hub_tools.server.app import running_hub
 from hub_tools.settings import HubAccess, Network, Secret
 from tests.hub_tools.checkpoints import FILES, IMPATIENT, write_files
-from tests.hub_tools.faulty_hub import FaultyHub, faulty_hub, redirected, refused
+from tests.hub_tools.faulty_hub import Answer, FaultyHub, faulty_hub, redirected, refused
 
 TOKEN = "secret-token-123"
 URL = "/qwen/tiny/resolve/main/config.json"
@@ -76,6 +76,23 @@ def test_a_redirect_to_another_port_takes_neither_token_nor_cookie(
     assert hub.seen[0].headers["authorization"] == f"Bearer {TOKEN}"
     assert {"authorization", "cookie"}.isdisjoint(other.seen[0].headers)
     assert TOKEN not in str(other.seen)
+
+
+def test_a_cookie_that_a_hub_sets_goes_nowhere(hub: FaultyHub) -> None:
+    with faulty_hub(hub.upstream) as other:
+
+        def moved(answer: Answer) -> Answer:
+            headers = {"Set-Cookie": "session=abc; Path=/", "Location": other.endpoint + URL}
+            return Answer(302, headers, b"")
+
+        hub.faults["config.json"] = [moved]
+        http = reach(hub)
+
+        first, second = http.request("GET", URL), http.request("GET", URL)
+
+    assert first.body == second.body == FILES["config.json"]
+    assert len(other.seen) == 1
+    assert all("cookie" not in seen.headers for seen in [*hub.seen, *other.seen])
 
 
 def test_an_endless_redirect_ends(hub: FaultyHub) -> None:

@@ -112,16 +112,15 @@ def test_a_wrong_token_is_an_auth_error_that_does_not_show_it(tmp_path: Path) ->
     assert "HF_TOKEN" in caught.value.hint
 
 
-def test_a_private_repository_looks_absent_without_a_token_and_opens_with_it(
-    tmp_path: Path,
-) -> None:
+def test_a_private_repository_asks_for_a_login_and_opens_with_it(tmp_path: Path) -> None:
     write_files(tmp_path / "qwen" / "tiny", FILES)
     with running_hub(tmp_path, token="right", private=(REPO,)) as upstream:
-        with pytest.raises(RepoNotFoundError):
+        with pytest.raises(AuthError, match="private") as caught:
             client(upstream.endpoint).pin(REPO)
 
         pin = client(upstream.endpoint, "right").pin(REPO)
 
+    assert "HF_TOKEN" in caught.value.hint
     assert len(pin.commit) == 40
 
 

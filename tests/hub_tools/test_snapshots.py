@@ -150,8 +150,10 @@ def test_a_hub_that_is_down_is_an_error_even_when_the_store_has_a_copy(
         unused.bind(("127.0.0.1", 0))
         down = reach(f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path / "home")
 
-        with pytest.raises(HubUnreachableError):
+        with pytest.raises(HubUnreachableError) as caught:
             download_snapshot(REPO, around=replace(down, retry=RetryPolicy(attempts=1)))
+
+    assert "--offline" in (caught.value.hint or "")
 
 
 def test_offline_uses_the_store_and_asks_nobody(hub: FaultyHub, tmp_path: Path) -> None:
