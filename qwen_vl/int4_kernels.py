@@ -7,6 +7,7 @@ ignore what a checkpoint says (zero points, the order of columns).
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import sys
@@ -126,10 +127,8 @@ class _Kind(NamedTuple):
 
 
 def _kernel_class(kind: _Kind, *, dtype: torch.dtype) -> Any:
-    from gptqmodel.utils.importer import hf_select_quant_linear_v2
-
     try:
-        return hf_select_quant_linear_v2(
+        return _from_library("utils.importer").hf_select_quant_linear_v2(
             **kind.options(),
             format="gptq" if kind.zeros_minus_one else "gptq_v2",
             quant_method="gptq",
@@ -168,10 +167,9 @@ def _filled(kernel: Any, kind: _Kind, layer: QuantizedLinear, dtype: torch.dtype
 
 
 def _prepare(kernels: dict[str, nn.Module]) -> None:
-    from gptqmodel.utils.model import hf_gptqmodel_post_init
-
+    layers = nn.ModuleList(kernels.values())
     try:
-        hf_gptqmodel_post_init(nn.ModuleList(kernels.values()), use_act_order=False)
+        _from_library("utils.model").hf_gptqmodel_post_init(layers, use_act_order=False)
     except _REFUSALS as error:
         raise _cannot(error) from error
 
@@ -186,13 +184,19 @@ def _compare(layer: QuantizedLinear, kernel: nn.Module, dtype: torch.dtype, name
             expected, got = layer(x.float()), kernel(x.clone()).float()
     except _REFUSALS as error:
         raise _cannot(error) from error
-    error = float((got - expected).norm() / expected.norm().clamp(min=1e-12))
-    if not error <= _TOLERANCE:
-        raise KernelError(f"{name}: {type(kernel).__name__} is {error:.3f} away from the reference")
+    away = float((got - expected).norm() / expected.norm().clamp(min=1e-12))
+    if not away <= _TOLERANCE:
+        raise KernelError(f"{name}: {type(kernel).__name__} is {away:.3f} away from the reference")
 
 
 def _cannot(error: Exception) -> KernelError:
-    return KernelError(f"{LIBRARY}: {str(error).splitlines()[0]}")
+    said = str(error).strip() or type(error).__name__
+    return KernelError(f"{LIBRARY}: {said.splitlines()[0]}")
+
+
+def _from_library(module: str) -> Any:
+    # transformers refuses a bundle with an import statement of a package that is not installed
+    return importlib.import_module(f"{LIBRARY}.{module}")
 
 
 def _symmetric(layer: QuantizedLinear) -> bool:

@@ -5,6 +5,7 @@ The maps are accelerate's, and so are the hooks that bring a layer in when its t
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,20 +63,18 @@ class Placement:
         return Places(devices, self.offload_folder, self.offload_buffers)
 
     def _inferred(self, model: nn.Module, dtype: torch.dtype) -> dict[str, Device]:
-        from accelerate import infer_auto_device_map
-        from accelerate.utils import get_balanced_memory
-
+        accelerate = _accelerate()
         limits = None if self.max_memory is None else dict(self.max_memory)
         whole = cast("list[str]", model._no_split_modules)
         if self.device_map != "sequential":
-            limits = get_balanced_memory(
+            limits = accelerate.utils.get_balanced_memory(
                 model,
                 limits,
                 whole,
                 dtype=dtype,
                 low_zero=self.device_map == "balanced_low_0",
             )
-        made = infer_auto_device_map(model, limits, whole, dtype=dtype)
+        made = accelerate.infer_auto_device_map(model, limits, whole, dtype=dtype)
         return cast("dict[str, Device]", dict(made))
 
 
@@ -115,10 +114,8 @@ class Places:
         """Let layers and their inputs find each other, where they are not all in one place."""
         if set(self.devices) == {""} and _DISK not in self.devices.values():
             return
-        from accelerate import dispatch_model
-
         buffers = {name for name, _ in model.named_buffers()} & model.state_dict().keys()
-        dispatch_model(
+        _accelerate().dispatch_model(
             model,
             dict(self.devices),
             offload_index=self._written or None,
@@ -131,6 +128,11 @@ class Places:
         while name not in self.devices:
             name = name.rpartition(".")[0]
         return self.devices[name]
+
+
+def _accelerate() -> Any:
+    # transformers refuses a bundle with an import statement of a package that is not installed
+    return importlib.import_module("accelerate")
 
 
 def _device(device: Device) -> torch.device:

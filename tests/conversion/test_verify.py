@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def seal(folder: Path, *, tensors: bool = False) -> None:
 
 def test_every_step_is_proved_from_its_source(tmp_path: Path) -> None:
     source = published.make_snapshot(tmp_path / "source")
-    steps = (
+    steps: tuple[tuple[Callable[[Sequence[str]], int], Path, str, list[str]], ...] = (
         (to_transformers.main, source, "native", []),
         (to_original.main, tmp_path / "native", "back", []),
         (text_only.main, source, "text", []),

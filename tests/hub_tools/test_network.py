@@ -58,7 +58,7 @@ def fetch(tmp_path: Path, hub_name: str, endpoint: str, environ: Mapping[str, st
         "HF_TOKEN": TOKEN,
     }
     around = Surroundings(
-        home=Home(tmp_path / "home"), settings=load_settings(known | environ), retry=IMPATIENT
+        home=Home(tmp_path / "home"), settings=load_settings({**known, **environ}), retry=IMPATIENT
     )
     return download_snapshot(f"{hub_name}:{REPO}", around=around)
 

@@ -65,8 +65,8 @@ def _scaled(name: str, shape: tuple[int, ...], noise: NDArray[np.float64]) -> ND
 def position_table(count: int, width: int, *, wide: bool = False) -> NDArray[Any]:
     kind = np.float64 if wide else np.float32
     side, half = math.isqrt(count), width // 2
-    omega = np.arange(half // 2, dtype=kind)
-    omega = 1.0 / 10000 ** (omega / kind(half / 2.0))
+    omega: NDArray[Any] = np.arange(half // 2, dtype=kind)
+    omega = 1.0 / 10000 ** (omega / (half / 2.0))
     steps = np.arange(side, dtype=kind)
     rows, columns = np.repeat(steps, side), np.tile(steps, side)
     angles = [axis[:, None] * omega[None] for axis in (columns, rows)]

@@ -172,7 +172,8 @@ def test_every_picture_gives_its_numbers(recorded: Recorded) -> None:
         if case != "vision/encode_batch":
             _check_picture(recorded, numbers, case, about)
     batch = recorded.pixels(cases["vision/encode_batch"]["paths"])
-    rows = recorded.model.get_image_features(batch).pooler_output
+    assert batch is not None
+    rows: Any = recorded.model.get_image_features(batch).pooler_output
     numbers.agree("vision/encode_batch/output", rows.detach(), VISION_ATOL)
     if "vision/pos_interp_rows" in numbers:
         grid = (size // tower.config.patch_size) ** 2

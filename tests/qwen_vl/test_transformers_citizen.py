@@ -89,7 +89,8 @@ def test_the_other_auto_classes_resolve(tiny_folder: Path, tmp_path: Path) -> No
         assert processor.tokenizer.n_image_tokens == tiny_model.QUERIES
         image_processor: Any = AutoImageProcessor.from_pretrained(folder)
         assert type(image_processor) is QwenVLImageProcessor
-        assert image_processor.size.height == 28
+        size: Any = image_processor.size
+        assert size.height == 28
 
 
 def test_folders_of_others_find_their_own_image_processor(tmp_path: Path) -> None:
