@@ -67,7 +67,7 @@ def position_table(count: int, width: int, *, wide: bool = False) -> NDArray[Any
     side, half = math.isqrt(count), width // 2
     omega: NDArray[Any] = np.arange(half // 2, dtype=kind)
     omega = 1.0 / 10000 ** (omega / (half / 2.0))
-    steps = np.arange(side, dtype=kind)
+    steps: NDArray[Any] = np.arange(side, dtype=kind)
     rows, columns = np.repeat(steps, side), np.tile(steps, side)
     angles = [axis[:, None] * omega[None] for axis in (columns, rows)]
     parts = [part(angle) for angle in angles for part in (np.sin, np.cos)]
