@@ -27,7 +27,9 @@ def _which(dice: Dice, scenes: tuple[Scene, Scene], language: Language) -> Quest
     if any((thing.colour, thing.shape) == (one.colour, one.shape) for one in other):
         return None
     name = thing.name(language)
-    asked = f"Which picture shows {with_article(name)}?" if language == "en" else f"哪张图有{name}？"
+    asked = (
+        f"Which picture shows {with_article(name)}?" if language == "en" else f"哪张图有{name}？"
+    )
     return Question("comparison", language, asked, (FIRST, SECOND)[place].word(language))
 
 

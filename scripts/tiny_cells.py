@@ -67,7 +67,10 @@ def cell_targets(scene: Scene) -> CellTargets:
                 classes[row, cell] = look.labels.get(name, empty[row])
             classes[names.index("owner"), cell] = int(cell != own)
             digits[:, cell] = _digits(look.box)
-            places[:, cell] = [*(x / GRID for x in _middle(look.box)), *(e / GRID for e in look.box)]
+            places[:, cell] = [
+                *(x / GRID for x in _middle(look.box)),
+                *(e / GRID for e in look.box),
+            ]
     return CellTargets(classes, digits, places)
 
 

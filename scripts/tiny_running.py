@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,8 +61,8 @@ class Run:
     def progress(self) -> float:
         return max(self.step / self.plan.steps, self.seconds / (60 * self.plan.minutes))
 
-    def go(self, batches: Iterator[dict[str, Tensor]], saved: Callable[[], None]) -> None:
-        """Train to the end of the plan; `saved` is called after every checkpoint."""
+    def go(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        """Train to the end of the plan."""
         for batch in batches:
             started = time.monotonic()
             measure = self.step % self.plan.measure_every == 0
@@ -75,9 +75,7 @@ class Run:
                 break
             if self.step % self.plan.save_every == 0:
                 self.save()
-                saved()
         self.save()
-        saved()
 
     def _train(self, batch: dict[str, Tensor], *, measure: bool) -> dict[str, float]:
         factor = rate(self.step, self.progress)

@@ -69,5 +69,3 @@ def _is_printed(word: bytes) -> bool:
 
 def _prefixes(word: bytes, shortest: int) -> list[bytes]:
     return [word[:length] for length in range(shortest, len(word) + 1)]
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,7 @@ class WarmupBatches(Dataset[dict[str, Any]]):
 def loaded(batches: Dataset[dict[str, Any]], start: int) -> Iterator[dict[str, Any]]:
     """Draw ahead in a process of its own, from step `start` on."""
     rest = range(start, len(batches))  # type: ignore[arg-type]  # sized
-    yield from DataLoader(
-        batches, batch_size=None, sampler=rest, num_workers=1, prefetch_factor=6
-    )
+    yield from DataLoader(batches, batch_size=None, sampler=rest, num_workers=1, prefetch_factor=6)
 
 
 def pixel_values(shown: Tensor) -> Tensor:
@@ -134,3 +133,9 @@ class Warmup:
         first = cell_loss(self.heads[0](patches), batch, measure=False)
         second = cell_loss(self.heads[1](tokens), batch, measure=measure)
         return first.loss + second.loss, second.right
+
+
+def load_vision(model: QwenVLForConditionalGeneration, path: Path) -> None:
+    """Give a model the vision side that the warm-up left behind."""
+    stage = Warmup(model)
+    stage.modules.load_state_dict(torch.load(path, weights_only=True)["modules"])

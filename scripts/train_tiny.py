@@ -38,7 +38,10 @@ def run(args: argparse.Namespace) -> int:
 
     from qwen_vl.ranks import parse_ranks
     from scripts.tiny_model import fresh_model
+    from scripts.tiny_language import Language
+    from scripts.tiny_rows import LanguageBatches
     from scripts.tiny_running import Plan, Run
+    from scripts.tiny_warmup import Warmup, WarmupBatches, load_vision, loaded
     from scripts.tiny_vocabulary import tiny_rank_file
 
     torch.set_num_threads(args.threads)
@@ -48,10 +51,12 @@ def run(args: argparse.Namespace) -> int:
     model = fresh_model(len(ranks))
     plan = Plan(steps=args.steps, minutes=args.minutes)
     if args.stage == "vision":
-        from scripts.tiny_warmup import Warmup, WarmupBatches, loaded
-
         training = Run(args.folder, "vision", Warmup(model), plan)
-        training.go(loaded(WarmupBatches(args.seed, args.steps), training.step), lambda: None)
+        training.go(loaded(WarmupBatches(args.seed, args.steps), training.step))
+    else:
+        load_vision(model, args.folder / "vision.pt")
+        training = Run(args.folder, "language", Language(model), plan)
+        training.go(loaded(LanguageBatches(ranks, args.seed, args.steps), training.step))
     emit(args, {"steps": training.step, "seconds": training.seconds}, f"{training.step} steps")
     return 0
 
