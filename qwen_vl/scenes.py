@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from PIL import Image
@@ -42,6 +42,9 @@ from qwen_vl.scene_words import LANGUAGES, Language
 PORTABLE = Style()
 
 
+Elements = tuple[dict[str, Image.Image | str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question as a user would ask it, and the right answer.
@@ -49,13 +52,11 @@ class Sample:
     `elements` is what `tokenizer.from_list_format` takes: {"image": PIL image} and {"text": str}.
     """
 
-    elements: tuple[dict[str, Image.Image | str], ...]
+    elements: Elements
     answer: str
     language: Language
     kind: str
-    history: tuple[tuple[str | tuple[dict[str, Image.Image | str], ...], str], ...] = field(
-        default=()
-    )
+    history: tuple[tuple[str | Elements, str], ...] = ()
     box: Box | None = None  # the exact truth of a grounding answer, in thousandths
     choices: tuple[str, ...] = ()  # what a multiple choice offers
 
@@ -89,6 +90,7 @@ KINDS: dict[str, tuple[SceneKind, Task]] = {
     "dialogue": ("shapes", talk),
     "glyphs": ("glyphs", read_glyph),
 }
+_NUMBERS = {kind: number for number, kind in enumerate((*KINDS, "comparison", "small talk"))}
 # the kinds that `samples` takes turns with
 MIXED = (
     "caption", "grounding", "colour", "counting", "relation", "reading", "comparison", "dialogue",
@@ -117,7 +119,9 @@ def samples(
     for index in range(count):
         # the kind moves on once per round of languages, so that each kind comes in each language
         kind = kinds[index // len(languages) % len(kinds)]
-        yield sample(kind, split_dice(split, seed, index), languages[index % len(languages)], style)
+        # the kind is part of the seed too, or two kinds would ask about the same scenes
+        dice = split_dice(split, seed, index, _NUMBERS[kind])
+        yield sample(kind, dice, languages[index % len(languages)], style)
 
 
 def sample(kind: str, dice: Dice, language: Language, style: Style = PORTABLE) -> Sample:
@@ -138,16 +142,14 @@ def sample(kind: str, dice: Dice, language: Language, style: Style = PORTABLE) -
 
 
 def _sample(question: Question, images: Iterable[Image.Image]) -> Sample:
-    shown: tuple[dict[str, Image.Image | str], ...] = tuple({"image": image} for image in images)
-    text: dict[str, Image.Image | str] = {"text": question.text}
-    if not question.earlier:
-        elements, history = (*shown, text), ()
-        return Sample(elements, question.answer, question.language, question.kind,
-                      box=question.box, choices=question.choices)  # fmt: skip
+    shown: Elements = tuple({"image": image} for image in images)
+    text: Elements = ({"text": question.text},)
+    if not (question.earlier and shown):
+        return Sample((*shown, *text), question.answer, question.language, question.kind,
+                      question.earlier, question.box, question.choices)  # fmt: skip
     (asked, answered), *rest = question.earlier
-    first: dict[str, Image.Image | str] = {"text": asked}
-    history = (((*shown, first), answered), *rest) if shown else question.earlier
-    return Sample((text,), question.answer, question.language, question.kind, history, question.box)
+    history = (((*shown, {"text": asked}), answered), *rest)  # pictures belong to the first turn
+    return Sample(text, question.answer, question.language, question.kind, history, question.box)
 
 
 def digest(items: Iterable[Sample]) -> str:
@@ -160,7 +162,7 @@ def digest(items: Iterable[Sample]) -> str:
     return total.hexdigest()
 
 
-def _told(query: str | tuple[dict[str, Image.Image | str], ...]) -> list[object]:
+def _told(query: str | Elements) -> list[object]:
     if isinstance(query, str):
         return [query]
     return [_element_digest(element) for element in query]
