@@ -83,7 +83,7 @@ def test_every_installed_font_prints_every_character_inside_the_picture() -> Non
             assert scene.printed is not None
             told = _pixels(scene.printed.box, 224)
             actual = _ink(scene)
-            assert max(abs(a - b) for a, b in zip(told, actual, strict=True)) <= 3, face.name
+            assert max(abs(a - b) for a, b in zip(told, actual, strict=True)) <= 2, face.name
 
 
 def test_fonts_to_be_judged_on_are_never_trained_on() -> None:
