@@ -1,4 +1,4 @@
-"""The fonts that scenes are printed in: one that every Pillow carries, and Debian's where installed.
+"""The fonts of scenes: the one that every Pillow carries, and Debian's where installed.
 
 One font teaches one font, so training prints in many; a few families are never trained on, to show
 what reading is worth in a font nobody has seen. `portable` scenes use the built-in bitmap font

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,7 @@ from qwen_vl.scene_small_talk import small_talk
 from qwen_vl.scene_tasks import (
     Question,
     Task,
+    annotation,
     ask_background,
     ask_chart,
     ask_colour,
@@ -59,6 +60,7 @@ class Sample:
     history: tuple[tuple[str | Elements, str], ...] = ()
     box: Box | None = None  # the exact truth of a grounding answer, in thousandths
     choices: tuple[str, ...] = ()  # what a multiple choice offers
+    annotation: str = ""  # all that the pictures show, for a judge who cannot see them
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
@@ -127,29 +129,31 @@ def samples(
 def sample(kind: str, dice: Dice, language: Language, style: Style = PORTABLE) -> Sample:
     """Make one sample, drawing scenes until one can be asked about."""
     if kind == "small talk":
-        question = small_talk(dice, language)
-        return _sample(question, ())
+        return _sample(small_talk(dice, language), ())
+    question: Question | None
+    scenes: tuple[Scene, ...]
     while True:
         if kind == "comparison":
             two = (draw_shapes(dice, style, text=False), draw_shapes(dice, style, text=False))
-            question_or_none, shown = compare(dice, two, language), [one.image for one in two]
+            question, scenes = compare(dice, two, language), two
         else:
             scene_kind, task = KINDS[kind]
             scene = draw(scene_kind, dice, style)
-            question_or_none, shown = task(dice, scene, language), [scene.image]
-        if question_or_none is not None:
-            return _sample(question_or_none, shown)
+            question, scenes = task(dice, scene, language), (scene,)
+        if question is not None:
+            return _sample(question, scenes)
 
 
-def _sample(question: Question, images: Iterable[Image.Image]) -> Sample:
-    shown: Elements = tuple({"image": image} for image in images)
-    text: Elements = ({"text": question.text},)
-    if not (question.earlier and shown):
-        return Sample((*shown, *text), question.answer, question.language, question.kind,
-                      question.earlier, question.box, question.choices)  # fmt: skip
-    (asked, answered), *rest = question.earlier
-    history = (((*shown, {"text": asked}), answered), *rest)  # pictures belong to the first turn
-    return Sample(text, question.answer, question.language, question.kind, history, question.box)
+def _sample(question: Question, scenes: Sequence[Scene]) -> Sample:
+    shown: Elements = tuple({"image": scene.image} for scene in scenes)
+    elements: Elements = (*shown, {"text": question.text})
+    history: tuple[tuple[str | Elements, str], ...] = question.earlier
+    if question.earlier and shown:  # pictures belong to the first turn
+        (asked, answered), *rest = question.earlier
+        elements, history = elements[len(shown) :], (((*shown, {"text": asked}), answered), *rest)
+    told = "\n".join(annotation(scene, question.language) for scene in scenes)
+    return Sample(elements, question.answer, question.language, question.kind, history,
+                  question.box, question.choices, told)  # fmt: skip
 
 
 def digest(items: Iterable[Sample]) -> str:

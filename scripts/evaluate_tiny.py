@@ -42,12 +42,12 @@ def run(args: argparse.Namespace) -> int:
     from model_store.manifest import read_manifest, tool_version
     from qwen_vl.loading import load_model, load_tokenizer
     from qwen_vl.scene_fonts import unseen_faces
-    from scripts.tiny_judging import KINDS, evaluate_kind, fonts_of, test_style
+    from scripts.tiny_judging import KINDS, evaluate_kind, fonts_of, judging_style
 
     torch.set_num_threads(args.threads)
     model = load_model(args.checkpoint, dtype=args.dtype)
     tokenizer = load_tokenizer(args.checkpoint)
-    style = test_style()
+    style = judging_style()
     told: dict[str, Any] = {}
     for kind in args.kinds or KINDS:
         told[kind] = evaluate_kind(
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         print(_line(kind, told[kind]), file=sys.stderr, flush=True)
     unseen: dict[str, Any] = {}
     if unseen_faces() and (not args.kinds or "reading" in args.kinds):
-        other = test_style(unseen_faces())
+        other = judging_style(unseen_faces())
         unseen = evaluate_kind(
             model, tokenizer, "reading", count=args.count, seed=args.seed, style=other
         )

@@ -37,7 +37,7 @@ class Judged:
     reply: str
 
 
-def test_style(faces: Sequence[Face] | None = None) -> Style:
+def judging_style(faces: Sequence[Face] | None = None) -> Style:
     """Scenes in every trained font, or in the given ones."""
     return Style(faces=tuple(faces or trained_faces()), glyph_faces=chinese_faces())
 
