@@ -22,8 +22,10 @@ from qwen_vl.scenes import Sample, samples
 from verification.intervals import bootstrap_ratio, wilson_interval
 
 BOXED = ("grounding", "dialogue")
-KINDS = ("colour", "shape", "relation", "counting", "presence", "background", "grounding", "reading",
-         "choice", "chart", "comparison", "region", "dialogue", "caption", "glyphs")  # fmt: skip
+KINDS = (
+    "colour", "shape", "relation", "counting", "presence", "background", "grounding", "reading",
+    "choice", "chart", "comparison", "region", "dialogue", "caption", "glyphs",
+)  # fmt: skip
 _LONGEST = 96  # tokens of an answer: a caption of five things has sixty
 _HIT = 0.5
 

@@ -22,28 +22,22 @@ _MUON, _ADAM = 0.004, 1e-3
 class Language:
     """The stage: the decoder and its head."""
 
-    def __init__(self, model: QwenVLForConditionalGeneration, *, share: float = 1.0) -> None:
+    def __init__(self, model: QwenVLForConditionalGeneration) -> None:
         self.model, self.text = model, model.model.language_model
         self.modules = nn.ModuleList([self.text, model.lm_head])
         matrices, rest = matrices_and_rest(
             [*self.text.named_parameters(), ("lm_head", model.lm_head.weight)]
         )
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=share * _MUON),
-            torch.optim.AdamW(rest, lr=share * _ADAM, weight_decay=0.0),
+            Muon(matrices, lr=_MUON),
+            torch.optim.AdamW(rest, lr=_ADAM, weight_decay=0.0),
         ]
 
     def step(self, batch: dict[str, Tensor], *, measure: bool) -> tuple[Tensor, dict[str, float]]:
         """The loss of packed rows; measured, the share of questions answered right, by kind."""
+        embeddings = self.text.embed_tokens(batch["ids"])
         with torch.no_grad():
             seen = self.model.get_image_features(pixel_values(batch["pixels"])).pooler_output
-        return self.answer(seen, batch, measure=measure)
-
-    def answer(
-        self, seen: Tensor, batch: dict[str, Tensor], *, measure: bool
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The same from visual tokens (images, 64, hidden)."""
-        embeddings = self.text.embed_tokens(batch["ids"])
         embeddings = embeddings.index_put((batch["places"],), seen.flatten(0, 1))
         hidden = decode_packed(self.text, embeddings, batch)
         learned = batch["labels"] >= 0

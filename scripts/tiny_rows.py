@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import Dataset
 
 from qwen_vl.ranks import build_encoding
 from qwen_vl.scene_dice import Dice
-from qwen_vl.scene_drawing import Scene, Style, draw, draw_shapes
+from qwen_vl.scene_drawing import Style, draw, draw_shapes
 from qwen_vl.scene_pairs import compare
 from qwen_vl.scene_small_talk import small_talk
 from qwen_vl.scene_tasks import TASKS, Question, Task
 from qwen_vl.scene_words import LANGUAGES
 from qwen_vl.scenes import KINDS
-from scripts.tiny_cells import cell_targets, stacked
 from scripts.tiny_model import IMAGE_TOKENS
 from scripts.tiny_prompts import Asked, Writer
 from scripts.tiny_scenes import pick_kind, pixels, training_dice, training_style
@@ -43,7 +43,7 @@ REPORTED = tuple(
 class Row:
     """Pictures, the prefix that shows them, and the questions."""
 
-    scenes: tuple[Scene, ...]
+    images: tuple[Image.Image, ...]
     prefix: tuple[int, ...]
     asked: tuple[Asked, ...]
 
@@ -81,7 +81,7 @@ def make_row(dice: Dice, writer: Writer, style: Style) -> Row:
             room -= len(asked.ids)
         if len(found) == _QUESTIONS:
             break
-    return Row((scene,), tuple(prefix), tuple(found.values()))
+    return Row((scene.image,), tuple(prefix), tuple(found.values()))
 
 
 def _ask(dice: Dice, task: Task, scene: Any) -> Question | None:
@@ -104,7 +104,7 @@ def _pair_row(dice: Dice, writer: Writer, style: Style) -> Row:
         if question is not None and len(found) < _QUESTIONS:
             asked = writer.chat(question)
             found[asked.ids] = asked
-    return Row(two, tuple(prefix), tuple(found.values()))
+    return Row((two[0].image, two[1].image), tuple(prefix), tuple(found.values()))
 
 
 def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
@@ -113,8 +113,7 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     Returns arrays over all N tokens: `ids`, `positions`, `rows`, `offsets` (place in the row),
     `segments` (0 for the prefix), `labels` (the next token, -100 where none is learned), `weights`
     (answer length ** -0.5), `questions` (number in the batch, -1 in prefixes); `kinds` of the Q
-    questions; `pixels` (images, 112, 112, 3) and what their cells show (see `cell_targets`); and
-    `places`, where their tokens go, in order.
+    questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order.
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _FLAT}
     kinds: list[int] = []
@@ -129,12 +128,10 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
         parts["rows"].append(np.full(total, number))
         parts["offsets"].append(np.arange(total))
     flat = {name: np.concatenate(values) for name, values in parts.items()}
-    scenes = [scene for row in rows for scene in row.scenes]
-    shown = [pixels(scene.image) for scene in scenes]
+    shown = [pixels(image) for row in rows for image in row.images]
     places = np.flatnonzero(flat["ids"] == pad_id)
     assert len(places) == IMAGE_TOKENS * len(shown)  # noqa: S101  prefixes hold whole spans
-    cells = stacked([cell_targets(scene) for scene in scenes])
-    return {**flat, **cells, "kinds": np.array(kinds), "pixels": np.stack(shown), "places": places}
+    return {**flat, "kinds": np.array(kinds), "pixels": np.stack(shown), "places": places}
 
 
 def _append(
@@ -162,10 +159,8 @@ def _append(
 class LanguageBatches(Dataset[dict[str, Any]]):
     """Batch number `step` of the language stage, drawn when asked for."""
 
-    def __init__(
-        self, ranks: dict[bytes, int], seed: int, steps: int, *, grown: bool = False
-    ) -> None:
-        self.ranks, self.seed, self.steps, self.grown = ranks, seed, steps, grown
+    def __init__(self, ranks: dict[bytes, int], seed: int, steps: int) -> None:
+        self.ranks, self.seed, self.steps = ranks, seed, steps
         self._writer: Writer | None = None
 
     def __len__(self) -> int:
@@ -174,7 +169,7 @@ class LanguageBatches(Dataset[dict[str, Any]]):
     def __getitem__(self, step: int) -> dict[str, Any]:
         if self._writer is None:  # an encoding does not travel to another process
             self._writer = Writer(build_encoding(self.ranks))
-        style = training_style(1.0 if self.grown else step / self.steps)
+        style = training_style(step / self.steps)
         rows = [
             make_row(training_dice(self.seed + 1, step, number), self._writer, style)
             for number in range(ROWS)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 _RISE = 40  # steps up to the full learning rate
+_FALL = 0.35  # the last share of the training, over which the rate comes down
 _LEAST = 0.02
 _CLIP = 1.0
 
@@ -38,12 +39,11 @@ class Plan:
     minutes: float
     save_every: int = 50
     measure_every: int = 10
-    fall: float = 0.35  # the last share of the training, over which the rate comes down
 
 
-def rate(step: int, progress: float, *, fall: float) -> float:
+def rate(step: int, progress: float) -> float:
     """The learning rate's factor: up, level, down."""
-    return min((step + 1) / _RISE, 1.0) * min(1.0, max((1 - progress) / fall, _LEAST))
+    return min((step + 1) / _RISE, 1.0) * min(1.0, max((1 - progress) / _FALL, _LEAST))
 
 
 class Run:
@@ -78,7 +78,7 @@ class Run:
         self.save()
 
     def _train(self, batch: dict[str, Tensor], *, measure: bool) -> dict[str, float]:
-        factor = rate(self.step, self.progress, fall=self.plan.fall)
+        factor = rate(self.step, self.progress)
         for optimizer, full in zip(self.stage.optimizers, self._full, strict=True):
             for group, lr in zip(optimizer.param_groups, full, strict=True):
                 group["lr"] = lr * factor

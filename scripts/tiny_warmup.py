@@ -109,7 +109,7 @@ def pixel_values(shown: Tensor) -> Tensor:
 class Warmup:
     """The stage: one model, two sets of heads, two optimizers."""
 
-    def __init__(self, model: QwenVLForConditionalGeneration, *, share: float = 1.0) -> None:
+    def __init__(self, model: QwenVLForConditionalGeneration) -> None:
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.heads = nn.ModuleList(
             [CellHeads(model.config.vision_config.hidden_size), CellHeads(model.config.output_dim)]
@@ -121,27 +121,18 @@ class Warmup:
         self.modules = nn.ModuleList([self.tower, self.projector, self.heads])
         matrices, rest = matrices_and_rest(named)
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=share * _MUON),
-            torch.optim.AdamW(
-                [*rest, *self.heads.parameters()], lr=share * _ADAM, weight_decay=0.0
-            ),
+            Muon(matrices, lr=_MUON),
+            torch.optim.AdamW([*rest, *self.heads.parameters()], lr=_ADAM, weight_decay=0.0),
         ]
 
     def step(self, batch: dict[str, Tensor], *, measure: bool) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, and shares right on patches and on visual tokens."""
-        loss, _, right = self.see(batch, measure=measure)
-        return loss, right
-
-    def see(
-        self, batch: dict[str, Tensor], *, measure: bool
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """The loss, the visual tokens (images, 64, hidden), and the shares right."""
         patches = self.tower(pixel_values(batch["pixels"])).last_hidden_state
         tokens = self.projector(patches)
         assert patches.shape[1] == tokens.shape[1] == CELLS  # noqa: S101  the heads' premise
         first = cell_loss(self.heads[0](patches), batch, measure=False)
         second = cell_loss(self.heads[1](tokens), batch, measure=measure)
-        return first.loss + second.loss, tokens, second.right
+        return first.loss + second.loss, second.right
 
 
 def load_vision(model: QwenVLForConditionalGeneration, path: Path) -> None:

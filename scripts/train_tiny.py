@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from model_store.command import emit, run_command
@@ -26,7 +25,7 @@ DEFAULT_SEED = 2023
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("folder", type=Path, help="where checkpoints and logs are kept")
-    parser.add_argument("stage", choices=("vision", "language", "joint"))
+    parser.add_argument("stage", choices=("vision", "language"))
     parser.add_argument("--steps", type=int, default=1000, help="(default: %(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=60.0,
@@ -53,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from qwen_vl.ranks import read_ranks
-    from scripts.tiny_joint import Joint
     from scripts.tiny_language import Language
     from scripts.tiny_model import fresh_model
     from scripts.tiny_rows import LanguageBatches
@@ -74,11 +72,6 @@ def run(args: argparse.Namespace) -> int:
     if args.stage == "vision":
         training = Run(args.folder, "vision", Warmup(model), plan)
         training.go(loaded(WarmupBatches(args.seed, args.steps), training.step))
-    elif args.stage == "joint":
-        plan = replace(plan, fall=0.9)
-        training = Run(args.folder, "joint", Joint(model, args.folder), plan)
-        batches = LanguageBatches(ranks, args.seed + 1, args.steps, grown=True)
-        training.go(loaded(batches, training.step))
     else:
         load_vision(model, args.folder / "vision.pt")
         training = Run(args.folder, "language", Language(model), plan)

@@ -1,4 +1,4 @@
-"""The test split as files: each format is what its script of 2023 reads, and the answers are true."""
+"""The test split as files: each is what its script of 2023 reads, and the answers are true."""
 
 from __future__ import annotations
 
