@@ -96,7 +96,7 @@ def make_probes(seed: int, count: int) -> list[Probe]:
 
 
 def _image_probe(index: int, sample: Sample) -> Probe:
-    grounded = _GROUNDED.fullmatch(sample.answer)
+    grounded = _GROUNDED.fullmatch(sample.answer) if sample.kind == _GROUNDING else None
     return Probe(
         key=f"probe-{index:03d}",
         language=sample.language,
@@ -104,7 +104,7 @@ def _image_probe(index: int, sample: Sample) -> Probe:
         elements=sample.elements,
         history=sample.history,
         target=grounded[1] if grounded else None,
-        truth=sample.box,
+        truth=sample.box if grounded else None,
     )
 
 
