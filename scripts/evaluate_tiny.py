@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=200, help="questions a kind and language")
     parser.add_argument("--kinds", nargs="+", help="only these kinds of question")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument(
+        "--dtype",
+        default="bfloat16",
+        choices=("bfloat16", "float32"),
+        help="to compute in; the weights are bf16 either way",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
 
 
