@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from qwen_vl.boxes import parse_boxes
+from qwen_vl.context import Turn
 from qwen_vl.dialogue import chat
 from qwen_vl.errors import QwenVLError
 from qwen_vl.loading import load_model, load_tokenizer
@@ -61,7 +62,7 @@ def judge(model: Any, tokenizer: Any, asked: Sequence[Sample]) -> list[Judged]:
 
 
 def _reply(model: Any, tokenizer: Any, one: Sample) -> str:
-    history = [(list(q) if not isinstance(q, str) else q, answer) for q, answer in one.history]
+    history: list[Turn] = list(one.history)
     reply, _ = chat(model, tokenizer, list(one.elements), history=history, do_sample=False,
                     max_new_tokens=_LONGEST)  # fmt: skip
     return reply
@@ -144,7 +145,8 @@ def judge_task(task: Task) -> dict[str, Any]:
     """Figures of one kind: per language, the control, and a few mistakes."""
     model, tokenizer = _SUBJECT
     style = judging_style(unseen_faces() if task.unseen else None)
-    boxes, facts = task.kind in BOXED, {}
+    boxes = task.kind in BOXED
+    facts: dict[str, Any] = {}
     for language in LANGUAGES:
         if task.kind == "glyphs" and not style.glyph_faces:
             continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +40,8 @@ class Language:
         """The loss of packed rows; measured, the share of questions answered right, by kind."""
         embeddings = self.text.embed_tokens(batch["ids"])
         with torch.no_grad():
-            seen = self.model.get_image_features(pixel_values(batch["pixels"])).pooler_output
+            pictures = pixel_values(batch["pixels"])
+            seen: Any = self.model.get_image_features(pictures).pooler_output
         embeddings = embeddings.index_put((batch["places"],), seen.flatten(0, 1))
         hidden = decode_packed(self.text, embeddings, batch)
         learned = batch["labels"] >= 0
@@ -62,7 +65,8 @@ def decode_packed(text: QwenVLTextModel, embeddings: Tensor, batch: dict[str, Te
     mask = block_mask(rows, offsets, batch["segments"], shape)
     rotation = text.rotary_emb(batch["positions"][None], None, past=0)
     x = embeddings
-    for layer in text.layers:
+    layers: Iterable[Any] = text.layers
+    for layer in layers:
         x = x + _attend(layer.self_attn, layer.input_layernorm(x), rotation, mask,
                         rows * shape[1] + offsets)  # fmt: skip
         x = x + layer.mlp(layer.post_attention_layernorm(x))
@@ -70,9 +74,7 @@ def decode_packed(text: QwenVLTextModel, embeddings: Tensor, batch: dict[str, Te
     return out
 
 
-def _attend(
-    attention: nn.Module, x: Tensor, rotation: Rotation, mask: Tensor, places: Tensor
-) -> Tensor:
+def _attend(attention: Any, x: Tensor, rotation: Rotation, mask: Tensor, places: Tensor) -> Tensor:
     heads = (1, len(x), -1, attention.head_dim)
     q, k, v = (
         project(x).view(heads).transpose(1, 2)

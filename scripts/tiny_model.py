@@ -45,7 +45,8 @@ def matrices_and_rest(
     named: Iterable[tuple[str, nn.Parameter]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Split trainable parameters: matrices for Muon; embeddings, head, norms and biases."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in named:
         if not parameter.requires_grad:
             continue

@@ -48,7 +48,7 @@ class CellLoss:
 
 def cell_loss(out: Tensor, targets: dict[str, Tensor], *, measure: bool) -> CellLoss:
     """Judge heads (images, 64, outputs) against targets from `cell_targets`."""
-    parts = out.split([*CLASSES.values(), *[10] * DIGITS, 6], dim=-1)
+    parts = torch.split(out, [*CLASSES.values(), *[10] * DIGITS, 6], dim=-1)
     loss, right = out.new_zeros(()), {}
     for row, (name, logits) in enumerate(zip(CLASSES, parts, strict=False)):
         truth = targets["classes"][:, row].flatten()

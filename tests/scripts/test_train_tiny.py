@@ -91,7 +91,8 @@ def test_packed_questions_get_the_logits_of_each_one_alone(
     rows = [make_row(split_dice("train", 3, n), writer, PORTABLE) for n in range(3)]
     batch = {k: torch.from_numpy(v) for k, v in pack(rows, writer.pad_id).items()}
     pictures = pixel_values(batch["pixels"])
-    seen = model.get_image_features(pictures).pooler_output.flatten(0, 1)
+    features: Any = model.get_image_features(pictures)
+    seen = features.pooler_output.flatten(0, 1)
     text = model.model.language_model
     embeddings = text.embed_tokens(batch["ids"]).index_put((batch["places"],), seen)
 
