@@ -60,12 +60,12 @@ def test_the_evaluation_speaks_of_these_weights() -> None:
     assert evaluation["split"] == "test"
 
 
-def _asked(kind: str, language: Any = "en", count: int = 24) -> list[Sample]:
+def _asked(kind: str, language: Any = "en", count: int = 12) -> list[Sample]:
     return list(samples(99, count, language=language, split="test", kinds=(kind,)))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("kind", ["colour", "shape"])
+@pytest.mark.parametrize("kind", ["colour", "shape", "chart"])
 def test_it_sees_and_without_the_right_picture_it_does_not(
     loaded: tuple[Any, Any], kind: str, language: str
 ) -> None:
@@ -73,14 +73,8 @@ def test_it_sees_and_without_the_right_picture_it_does_not(
     right = sum(one.right for one in judge(*loaded, asked))
     blind = sum(one.right for one in judge(*loaded, shuffled(asked)))
 
-    assert right >= 18
-    assert blind < right - 6
-
-
-def test_it_finds_what_it_is_asked_for(loaded: tuple[Any, Any]) -> None:
-    overlaps = [one.overlap for one in judge(*loaded, _asked("grounding", count=12))]
-
-    assert sum(overlaps) / len(overlaps) > 0.5
+    assert right >= 9
+    assert blind < right - 3
 
 
 def test_it_talks_in_both_languages(loaded: tuple[Any, Any]) -> None:

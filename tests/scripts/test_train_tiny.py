@@ -220,12 +220,12 @@ def _losses(folder: Path, stage: str) -> list[float]:
 
 @pytest.mark.slow
 def test_a_minute_of_training_lowers_both_losses(tmp_path: Path) -> None:
-    for stage, minutes in (("vision", "0.5"), ("language", "0.5")):
+    for stage in ("vision", "language"):
         subprocess.run(
             [sys.executable, str(ROOT / "scripts" / "train_tiny.py"), str(tmp_path), stage,
-             "--steps", "200", "--minutes", minutes],
+             "--steps", "30", "--rows", "4"],
             check=True, cwd=ROOT,
         )  # fmt: skip
         losses = _losses(tmp_path, stage)
-        assert len(losses) > 1
+        assert len(losses) == 3
         assert losses[-1] < 0.93 * losses[0], stage
