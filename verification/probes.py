@@ -1,6 +1,7 @@
 """The seeded questions that both sides are asked, and the strings both tokenizers must agree on.
 
 Three in four probes show drawn scenes, one in four is text only; English and Chinese take turns.
+The scenes are of the test split, which calibration never draws from.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Literal
 from numpy.random import PCG64
 from PIL import Image
 
-from qwen_vl.scenes import Sample, samples
+from qwen_vl.scenes import MIXED, Elements, Sample, samples
 
 Box = tuple[int, int, int, int]
 Language = Literal["en", "zh"]
 _GROUNDING = "grounding"
+_OTHERS = tuple(kind for kind in MIXED if kind not in (_GROUNDING, "small talk"))
 _ROUND = 4  # a grounding question, two others with images, one without
-_GROUNDED = re.compile(r"<ref>(.*?)</ref><box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
+_GROUNDED = re.compile(r"<ref>(.*?)</ref><box>.*</box>")
 
 _SUBJECTS = {
     "en": ("a lighthouse", "an abacus", "the tides", "a kite", "bread", "a compass", "snow",
@@ -60,14 +62,15 @@ class Probe:
     key: str
     language: Language
     kind: str
-    elements: tuple[dict[str, Image.Image | str], ...]
-    history: tuple[tuple[str, str], ...]
+    elements: Elements
+    history: tuple[tuple[str | Elements, str], ...]
     target: str | None = None  # what a grounding question asks for, in words
     truth: Box | None = None  # where it is, in thousandths
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
-        values = (value for element in self.elements for value in element.values())
+        told = [query for query, _ in self.history if not isinstance(query, str)]
+        values = (v for elements in (*told, self.elements) for e in elements for v in e.values())
         return tuple(value for value in values if isinstance(value, Image.Image))
 
     @property
@@ -79,10 +82,8 @@ class Probe:
 
 def make_probes(seed: int, count: int) -> list[Probe]:
     """Make the probes of a seed; a longer list starts with the shorter one's."""
-    # one sample in eight is a grounding question, so a quarter of the probes needs twice `count`
-    drawn = list(samples(seed, 2 * count + 16))
-    grounding = iter([sample for sample in drawn if sample.kind == _GROUNDING])
-    others = iter([s for s in drawn if s.images and s.kind != _GROUNDING])
+    grounding = samples(seed, count, split="test", kinds=(_GROUNDING,))
+    others = samples(seed, count, split="test", kinds=_OTHERS)
     spoken = _text_questions(seed)
     probes = []
     for index in range(count):
@@ -95,7 +96,7 @@ def make_probes(seed: int, count: int) -> list[Probe]:
 
 
 def _image_probe(index: int, sample: Sample) -> Probe:
-    grounded = _GROUNDED.fullmatch(sample.answer)
+    grounded = _GROUNDED.fullmatch(sample.answer) if sample.kind == _GROUNDING else None
     return Probe(
         key=f"probe-{index:03d}",
         language=sample.language,
@@ -103,13 +104,8 @@ def _image_probe(index: int, sample: Sample) -> Probe:
         elements=sample.elements,
         history=sample.history,
         target=grounded[1] if grounded else None,
-        truth=_box(grounded) if grounded else None,
+        truth=sample.box if grounded else None,
     )
-
-
-def _box(match: re.Match[str]) -> Box:
-    x1, y1, x2, y2 = (int(match[i]) for i in range(2, 6))
-    return x1, y1, x2, y2
 
 
 def _text_probe(index: int, question: tuple[Language, str]) -> Probe:
