@@ -7,11 +7,11 @@ ignore what a checkpoint says (zero points, the order of columns).
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import logging
 import sys
 from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -81,7 +81,7 @@ def _check_places(model: nn.Module, layers: dict[str, QuantizedLinear]) -> None:
 
 
 def _kernels(layers: dict[str, QuantizedLinear], dtype: torch.dtype) -> dict[str, nn.Module]:
-    if importlib.util.find_spec(LIBRARY) is None:
+    if find_spec(LIBRARY) is None:
         raise KernelError(f"{LIBRARY} is not installed", hint="pip install 'modelferry[gptq]'")
     with contextlib.redirect_stdout(sys.stderr):  # the library says what it does on stdout
         choose = cache(partial(_kernel_class, dtype=dtype))
@@ -196,7 +196,7 @@ def _cannot(error: Exception) -> KernelError:
 
 def _from_library(module: str) -> Any:
     # transformers refuses a bundle with an import statement of a package that is not installed
-    return importlib.import_module(f"{LIBRARY}.{module}")
+    return import_module(f"{LIBRARY}.{module}")
 
 
 def _symmetric(layer: QuantizedLinear) -> bool:

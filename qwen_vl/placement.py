@@ -5,9 +5,9 @@ The maps are accelerate's, and so are the hooks that bring a layer in when its t
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -132,7 +132,7 @@ class Places:
 
 def _accelerate() -> Any:
     # transformers refuses a bundle with an import statement of a package that is not installed
-    return importlib.import_module("accelerate")
+    return import_module("accelerate")
 
 
 def _device(device: Device) -> torch.device:
