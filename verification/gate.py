@@ -11,6 +11,9 @@ from verification.evidence import Finding
 from verification.measures import BY_CLAIM, Measure
 from verification.profile import Limit, Profile
 
+_ENDS = {
+    "value": "", "upper": ", upper 95 %", "lower": ", lower 95 %", "one-sided": ", one-sided 95 %"
+}  # fmt: skip
 _SIGNS = {"at most": "≤", "at least": "≥", "more than": ">"}
 
 
@@ -103,7 +106,7 @@ def rounded(value: float) -> float:
 
 def _judged_number(measure: Measure, finding: Finding) -> float:
     if finding.interval is not None and measure.side != "value":
-        return finding.interval[1 if measure.side == "upper" else 0]
+        return finding.interval[1 if measure.side == "upper" else 0]  # else a lower end
     assert finding.value is not None  # noqa: S101
     return finding.value
 
@@ -136,7 +139,7 @@ def _threshold(measure: Measure, limit: Limit) -> str | None:
     if limit.pass_at is None:
         return None
     sign = _SIGNS[measure.sense]
-    end = {"value": "", "upper": ", upper 95 %", "lower": ", lower 95 %"}[measure.side]
+    end = _ENDS[measure.side]
     warn = "" if limit.warn_at is None else f" (warn {sign} {limit.warn_at:g})"
     return f"{sign} {limit.pass_at:g}{end}{warn}"
 

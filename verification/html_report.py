@@ -166,7 +166,7 @@ def _samples(report: ParityReport) -> str:
     worst = report.worst(_SAMPLES)
     if not worst:
         return ""
-    top = max(float(result.divergence.kld_max) for result in worst)
+    top = max(float(result.kl_max) for result in worst)
     lead = both(
         f"The {len(worst)} of {len(report.results)} probes with the largest mean KL divergence. "
         "The first character that differs is marked. Bars are the divergence at each token of the "
@@ -183,7 +183,7 @@ def _samples(report: ParityReport) -> str:
 
 
 def _weights(report: ParityReport) -> str:
-    if not report.weights:
+    if not report.evidence.weights:
         return ""
     limit = report.profile.limits["weight_error_max"]
     lead = both(
@@ -193,7 +193,7 @@ def _weights(report: ParityReport) -> str:
     )
     return (
         f"<h2>{both('Weight error', '权重误差')}</h2><p class=lead>{lead}</p>"
-        f"{weight_charts(report.weights, limit)}"
+        f"{weight_charts(report.evidence.weights, limit)}"
     )
 
 

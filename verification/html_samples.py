@@ -31,10 +31,10 @@ def sample_card(result: ProbeResult, *, top: float) -> str:
         result: what both sides said.
         top: the KL that fills the height of the bars; shared, so that cards compare.
     """
-    probe, kl = result.probe, result.divergence
+    probe, kl = result.probe, result.scores
     facts = [
         escaped(probe.key),
-        both(f"mean KL {kl.kld_mean:.4g}", f"平均 KL {kl.kld_mean:.4g}"),
+        both(f"mean KL {result.kl_mean:.4g}", f"平均 KL {result.kl_mean:.4g}"),
         both(
             f"{result.common_prefix} of {len(result.reference.ids)} tokens in common",
             f"前 {result.common_prefix} / {len(result.reference.ids)} 个词元相同",
@@ -48,7 +48,7 @@ def sample_card(result: ProbeResult, *, top: float) -> str:
         (both("candidate", "候选"), f"<bdi>{marked_difference(theirs, ours)}</bdi>"),
     ]
     said = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in rows)
-    chart = bars(kl.kld_per_token.tolist(), top, name="KL divergence per token")
+    chart = bars(kl.kl.tolist(), top, name="KL divergence per token")
     return (
         f'<article class="card sample"><div class="shown">{_shown(result)}</div>'
         f'<div class="said"><h3 lang="{probe.language}">{escaped(probe.question)}</h3>'

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 _RESAMPLES = 2000
 
 Interval = tuple[float, float]
+Floats = NDArray[np.float64]
 
 
 def wilson_interval(hits: int, n: int) -> Interval:
@@ -55,19 +56,60 @@ def bootstrap_ratio(
     drawn.
     """
     every, sizes = np.asarray(totals, float), np.asarray(counts, float)
-    drawn = _draws(len(every), seed=seed, resamples=resamples)
-    means = every[drawn].sum(1) / sizes[drawn].sum(1)
+    weights = _weights(len(every), seed=seed, resamples=resamples)
+    means = (weights @ every) / (weights @ sizes)
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
 
 
-def bootstrap_median(values: Sequence[float], *, seed: int) -> Interval:
-    """95 % interval of a median, drawing values with replacement."""
-    every = np.asarray(values, float)
-    drawn = _draws(len(every), seed=seed, resamples=_RESAMPLES)
-    low, high = np.percentile(np.median(every[drawn], axis=1), (2.5, 97.5))
+def bootstrap_percentile(
+    parts: Sequence[Floats], percent: float, *, seed: int, resamples: int = 400
+) -> Interval:
+    """95 % interval of a percentile over all values, drawing whole groups (arrays) of values.
+
+    A drawn group counts its values as often as it was drawn; the percentile of such a weighted
+    list is the smallest value that at least that share of the weight does not exceed.
+    """
+    values = np.concatenate([np.asarray(part, float) for part in parts])
+    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    order = np.argsort(values, kind="stable")
+    values, owner = values[order], owner[order]
+    found = []
+    for weights in _weights(len(parts), seed=seed, resamples=resamples):
+        reached = np.cumsum(weights[owner])
+        place = int(np.searchsorted(reached, percent / 100 * reached[-1], side="left"))
+        found.append(values[min(place, len(values) - 1)])
+    low, high = np.percentile(found, (2.5, 97.5))
     return float(low), float(high)
 
 
-def _draws(groups: int, *, seed: int, resamples: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, groups, size=(resamples, groups))
+def bootstrap_median(values: Sequence[float], groups: Sequence[str], *, seed: int) -> Interval:
+    """95 % interval of a median, drawing whole groups of values with replacement."""
+    parts = [np.asarray(part) for part in grouped(values, groups)]
+    return bootstrap_percentile(parts, 50, seed=seed, resamples=_RESAMPLES)
+
+
+def cluster_draws(values: ArrayLike, groups: Sequence[str], *, seed: int) -> Floats:
+    """Means of `_RESAMPLES` draws of whole groups of values."""
+    parts = grouped(np.asarray(values, float).tolist(), groups)
+    totals = np.array([sum(part) for part in parts])
+    sizes = np.array([len(part) for part in parts], float)
+    weights = _weights(len(parts), seed=seed, resamples=_RESAMPLES)
+    means: Floats = (weights @ totals) / (weights @ sizes)
+    return means
+
+
+def grouped(values: Sequence[float], groups: Sequence[str]) -> list[list[float]]:
+    """Put values of one group together, groups in the order in which they first occur."""
+    found: dict[str, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        found.setdefault(group, []).append(value)
+    return list(found.values())
+
+
+def _weights(groups: int, *, seed: int, resamples: int) -> Floats:
+    """How often each group was drawn: (resamples, groups)."""
+    drawn = np.random.default_rng(seed).integers(0, groups, size=(resamples, groups))
+    flat = drawn + np.arange(resamples)[:, None] * groups
+    counts = np.bincount(flat.ravel(), minlength=resamples * groups)
+    return counts.reshape(resamples, groups).astype(np.float64)

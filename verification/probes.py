@@ -5,6 +5,7 @@ Three in four probes show drawn scenes, one in four is text only; English and Ch
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,36 @@ TRICKY_STRINGS = (
 )  # fmt: skip
 
 
+# what the made-up strings are drawn from: letters, CJK, kana, hangul, arabic, symbols, emoji, space
+_RANGES = (
+    (0x20, 0x7E), (0x61, 0x7A), (0x4E00, 0x9FFF), (0x3041, 0x30FF), (0xAC00, 0xD7A3),
+    (0x0621, 0x064A), (0x0400, 0x04FF), (0x2000, 0x2BFF), (0x1F300, 0x1FAFF), (0x0300, 0x036F),
+)  # fmt: skip
+_PIECES = ("<img>a.png</img>", "</img>", "<ref>", "</ref>", "<box>", "</box>", "<|im_start|>", "<|im_end|>",
+           "(12,345)", "\n", "  ", "Picture 1: ", "answer", "回答", "0.5", "don't")  # fmt: skip
+STRINGS = 2048
+
+
+def tokenizer_strings(seed: int, count: int = STRINGS) -> list[str]:
+    """Strings that both tokenizers must agree on: the tricky ones, then seeded mixtures."""
+    words = PCG64([seed, 0x70CE])
+
+    def below(limit: int) -> int:
+        return int(words.random_raw()) % limit
+
+    found = list(TRICKY_STRINGS)
+    while len(found) < count:
+        parts = []
+        for _ in range(1 + below(6)):
+            if below(3) == 0:
+                parts.append(_PIECES[below(len(_PIECES))])
+                continue
+            low, high = _RANGES[below(len(_RANGES))]
+            parts.append("".join(chr(low + below(high - low + 1)) for _ in range(1 + below(12))))
+        found.append("".join(parts))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One question: what is shown and asked, and the box that is looked for, if any."""
@@ -64,6 +95,8 @@ class Probe:
     history: tuple[tuple[str, str], ...]
     target: str | None = None  # what a grounding question asks for, in words
     truth: Box | None = None  # where it is, in thousandths
+    answer: str | None = None  # the right answer, where there is one
+    group: str = ""  # probes that show the same picture share it; statistics draw whole groups
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
@@ -104,7 +137,16 @@ def _image_probe(index: int, sample: Sample) -> Probe:
         history=sample.history,
         target=grounded[1] if grounded else None,
         truth=_box(grounded) if grounded else None,
+        answer=sample.answer,
+        group=_picture_key(sample),
     )
+
+
+def _picture_key(sample: Sample) -> str:
+    total = hashlib.sha256()
+    for image in sample.images:
+        total.update(image.convert("RGB").tobytes())
+    return total.hexdigest()[:16]
 
 
 def _box(match: re.Match[str]) -> Box:
@@ -114,7 +156,8 @@ def _box(match: re.Match[str]) -> Box:
 
 def _text_probe(index: int, question: tuple[Language, str]) -> Probe:
     language, text = question
-    return Probe(f"probe-{index:03d}", language, "text", ({"text": text},), ())
+    group = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Probe(f"probe-{index:03d}", language, "text", ({"text": text},), (), group=group)
 
 
 def _text_questions(seed: int) -> Iterator[tuple[Language, str]]:
