@@ -219,13 +219,21 @@ class Speaker:
             mask = torch.cat((mask, mask.new_ones(rows, 1)), 1)
             hidden = self._run(tokens, mask, filled.cache).last_hidden_state
         return [
-            Answer(tuple(said), self._text(said), tuple(gap))
+            Answer(tuple(said), self._text(said), tuple(gap), self._starts(said))
             for said, gap in zip(ids, margins, strict=True)
         ]
 
     def _text(self, ids: Sequence[int]) -> str:
         spoken = ids[:-1] if ids[-1] in self._stops else ids
         return self.tokenizer.decode(list(spoken), literal=True) if spoken else ""
+
+    def _starts(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The character at which each token begins; one may begin inside a character."""
+        so_far, found = b"", []
+        for token in self.tokenizer.convert_ids_to_tokens(list(ids)):
+            found.append(len(so_far.decode("utf-8", "ignore")))
+            so_far += token if isinstance(token, bytes) else str(token).encode()
+        return tuple(found)
 
     def _forced(self, filled: _Prefilled, forced: Sequence[Sequence[int]]) -> list[Tensor]:
         rows, longest = len(forced), max(len(ids) for ids in forced) - 1

@@ -93,9 +93,7 @@ def compare(
     )
 
 
-def _judged(
-    profile: Profile, evidence: Evidence, blessed: Baseline | None
-) -> tuple[Judged, ...]:
+def _judged(profile: Profile, evidence: Evidence, blessed: Baseline | None) -> tuple[Judged, ...]:
     """Judge everything, then count what got worse than the blessed report."""
     absent = Finding(None, note="no blessed report was named", applies=False)
     findings = {"regressions": absent, **evidence.findings}

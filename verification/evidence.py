@@ -30,6 +30,14 @@ class Answer:
     ids: tuple[int, ...]  # with the token that ended it, if one did
     text: str
     margins: tuple[float, ...]
+    starts: tuple[int, ...] = ()  # where in the text each token begins, for marking
+
+    def token_span(self, at: int) -> tuple[int, int]:
+        """Where in the text a token stands; empty at the end for one that has no text."""
+        if at >= len(self.starts):
+            return len(self.text), len(self.text)
+        end = self.starts[at + 1] if at + 1 < len(self.starts) else len(self.text)
+        return min(self.starts[at], len(self.text)), min(end, len(self.text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,9 +122,9 @@ def _box_findings(results: Sequence[ProbeResult], seed: int) -> dict[str, Findin
         note = f"{unread[0]} of the reference, {unread[1]} of the candidate"
         lost = Finding(100 * (unread[1] - unread[0]) / len(asked), len(asked), note=note)
     if not pairs:
-        return dict.fromkeys(("box_iou_median", "box_agreement", "box_hit_agreement"), _NO_BOXES) | {
-            "box_parse_failures": lost
-        }
+        return dict.fromkeys(
+            ("box_iou_median", "box_agreement", "box_hit_agreement"), _NO_BOXES
+        ) | {"box_parse_failures": lost}
     overlaps = [iou for _, iou in pairs]
     interval = bootstrap_median(overlaps, [_group(r) for r, _ in pairs], seed=seed)
     return {
@@ -145,7 +145,9 @@ def _hits(asked: Sequence[ProbeResult]) -> Finding:
     for result in asked:
         truth = result.probe.truth
         boxes = (result.reference_box, result.candidate_box)
-        hits = [box is not None and truth is not None and overlap(box, truth) >= HIT for box in boxes]
+        hits = [
+            box is not None and truth is not None and overlap(box, truth) >= HIT for box in boxes
+        ]
         agreed.append(hits[0] == hits[1])
         ours, theirs = ours + hits[0], theirs + hits[1]
     if not agreed:
@@ -172,9 +174,7 @@ def _same_top1(part: Scores) -> float:
     return float(part.same_top1.sum())
 
 
-def _mean(
-    results: Sequence[ProbeResult], total: Callable[[Scores], float], seed: int
-) -> Finding:
+def _mean(results: Sequence[ProbeResult], total: Callable[[Scores], float], seed: int) -> Finding:
     if not results:
         return _NONE_RUN
     totals = _by_group([(r, total(r.scores)) for r in results])

@@ -1,4 +1,4 @@
-"""What a comparison has done so far, on disk: a killed run goes on, and candidates share a reference.
+"""What a comparison has done so far, on disk: a killed run goes on, candidates share a reference.
 
 `FOLDER/<stage>-<digest of what it depends on>/<batch>.npz`: one file per batch, written whole or
 not at all. A file that cannot be read counts as not there and is made again.

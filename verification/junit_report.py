@@ -1,4 +1,4 @@
-"""junit.xml: every CI system shows it. A suite is a gate, a case a measurement; no data, skipped."""
+"""junit.xml for CI systems: a suite is a gate, a case a measurement; without data it is skipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def junit(report: ParityReport) -> str:
     """Render the suite; a warning passes and says so in its output."""
     rows = report.rows
-    counts = {verdict: 0 for verdict in ("fail", "skipped")}
+    counts = dict.fromkeys(("fail", "skipped"), 0)
     for row in rows:
         if row.measurement.verdict in counts:
             counts[row.measurement.verdict] += 1

@@ -312,6 +312,7 @@ def _facts(prompts: Sequence[Prompt], said: Sequence[Said]) -> list[dict[str, An
             "ids": list(one.answer.ids),
             "text": one.answer.text,
             "margins": list(one.answer.margins),
+            "starts": list(one.answer.starts),
             "box": one.box,
         }
         for prompt, one in zip(prompts, said, strict=True)
@@ -323,7 +324,7 @@ def _reply(facts: Mapping[str, Any]) -> Reply:
     return Reply(
         tuple(facts["prompt"]),
         facts["pixels"],
-        Answer(tuple(facts["ids"]), facts["text"], tuple(facts["margins"])),
+        Answer(tuple(facts["ids"]), facts["text"], tuple(facts["margins"]), tuple(facts["starts"])),
         None if box is None else (box[0], box[1], box[2], box[3]),
     )
 

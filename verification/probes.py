@@ -59,8 +59,10 @@ _RANGES = (
     (0x20, 0x7E), (0x61, 0x7A), (0x4E00, 0x9FFF), (0x3041, 0x30FF), (0xAC00, 0xD7A3),
     (0x0621, 0x064A), (0x0400, 0x04FF), (0x2000, 0x2BFF), (0x1F300, 0x1FAFF), (0x0300, 0x036F),
 )  # fmt: skip
-_PIECES = ("<img>a.png</img>", "</img>", "<ref>", "</ref>", "<box>", "</box>", "<|im_start|>", "<|im_end|>",
-           "(12,345)", "\n", "  ", "Picture 1: ", "answer", "回答", "0.5", "don't")  # fmt: skip
+_PIECES = (
+    "<img>a.png</img>", "</img>", "<ref>", "</ref>", "<box>", "</box>", "<|im_start|>",
+    "<|im_end|>", "(12,345)", "\n", "  ", "Picture 1: ", "answer", "回答", "0.5", "don't",
+)  # fmt: skip
 STRINGS = 2048
 
 

@@ -41,7 +41,7 @@ def _is_ours(target: Path) -> bool:
 
 
 def write_report(target: Path, report: ParityReport) -> None:
-    """Write parity.json, junit.xml, summary.md and report.html; an older report is replaced as a whole.
+    """Write all four files of a report; an older report is replaced as a whole.
 
     Raises:
         ReportTargetError: see `check_report_target`.

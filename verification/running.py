@@ -255,9 +255,7 @@ def _faults(layers: Sequence[LayerError], dtype: str) -> Finding:
     return Finding(len(faults), len(layers), note=note)
 
 
-def _culprit(
-    layers: Sequence[LayerError], differing: Sequence[str], claim: str, dtype: str
-) -> str:
+def _culprit(layers: Sequence[LayerError], differing: Sequence[str], claim: str, dtype: str) -> str:
     """The first module at fault and the tensors inside it, in words; empty without one."""
     faults = at_fault(layers, dtype) if claim == "converted" else []
     if not faults:

@@ -42,7 +42,8 @@ def task_findings(
             100 * whole.difference,
             n,
             (100 * whole.lower, 100 * whole.upper),
-            f"{whole.reference_right} right before, {whole.candidate_right} now; {_power(n, flips)}",
+            f"{whole.reference_right} right before, {whole.candidate_right} now; "
+            + _power(n, flips),
         ),
         "mcnemar_p": Finding(whole.p_value, n, note="exact; never a proof of parity"),
         "tasks_worse": Finding(len(worse), len(tasks), note=", ".join(worse)),

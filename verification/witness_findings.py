@@ -44,9 +44,7 @@ def witness_findings(
         i: image_values(subject, plan.probes[i]) for i in plan.traced if plan.probes[i].images
     }
     inputs = [
-        WitnessInput(
-            torch.tensor(replies[place][i].prompt), pixels.get(i), last=len(trace.logits)
-        )
+        WitnessInput(torch.tensor(replies[place][i].prompt), pixels.get(i), last=len(trace.logits))
         for i, trace in zip(plan.traced, heard[place].traces, strict=True)
     ]
     found = witness_logits(subject.folder, inputs)
