@@ -102,7 +102,7 @@ def generation_config(n_ranks: int) -> dict[str, Any]:
     }
 
 
-_TOKENIZER_CONFIG = {
+TOKENIZER_CONFIG = {
     "auto_map": {"AutoTokenizer": ["tokenization_qwen.QWenTokenizer", None]},
     "model_max_length": 8192,
     "tokenizer_class": "QWenTokenizer",
@@ -143,7 +143,7 @@ def _fill(folder: Path, seed: int, rank_file: bytes) -> int:
     write_bytes(folder / "qwen.tiktoken", rank_file)
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", generation_config(len(ranks)))
-    _write_json(folder / "tokenizer_config.json", _TOKENIZER_CONFIG)
+    _write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
     write_text(folder / "README.md", _README)
     copy_file(_ROOT / "LICENSE", folder / "LICENSE")
     return _write_weights(folder, config, build_encoding(ranks), seed)

@@ -1,0 +1,181 @@
+"""Rows for the language stage: a prefix with its pictures, and up to ten questions behind it.
+
+Every question sees the prefix and itself, and counts its positions as if it stood there alone: one
+look at a picture serves ten questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from qwen_vl.ranks import build_encoding
+from qwen_vl.scene_dice import Dice
+from qwen_vl.scene_drawing import Style, draw, draw_shapes
+from qwen_vl.scene_pairs import compare
+from qwen_vl.scene_small_talk import small_talk
+from qwen_vl.scene_tasks import TASKS, Question, Task
+from qwen_vl.scene_words import LANGUAGES
+from qwen_vl.scenes import KINDS
+from scripts.tiny_model import IMAGE_TOKENS
+from scripts.tiny_prompts import Asked, Writer
+from scripts.tiny_scenes import pixels, training_dice, training_style
+
+ROWS = 16
+_QUESTIONS = 10
+_LONGEST = 320  # tokens of a row
+_PLAIN, _UNLABELLED = 15, 10  # percent of rows with other prefixes
+SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "small talk": 1}
+REPORTED = tuple(
+    kind + ending
+    for kind in (*KINDS, "comparison", "small talk")
+    for ending in ("", ", plain")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Pictures, the prefix that shows them, and the questions."""
+
+    images: tuple[Image.Image, ...]
+    prefix: tuple[int, ...]
+    asked: tuple[Asked, ...]
+
+
+def make_row(dice: Dice, writer: Writer, style: Style) -> Row:
+    """Draw something, and ask about it."""
+    shares = dict(SHARES)
+    if not style.glyph_faces:
+        del shares["glyphs"]
+    roll, kind = dice.below(sum(shares.values())), "shapes"
+    for kind, share in shares.items():
+        roll -= share
+        if roll < 0:
+            break
+    if kind == "small talk":
+        questions = [small_talk(dice, language) for language in LANGUAGES]
+        return Row((), tuple(writer.chat_prefix(0, labelled=True)),
+                   tuple(writer.chat(one) for one in questions))  # fmt: skip
+    if kind == "pair":
+        return _pair_row(dice, writer, style)
+    scene = draw(kind, dice, style)  # type: ignore[arg-type]  # the other keys are scene kinds
+    tasks = [task for task, share in TASKS[scene.kind] for _ in range(share)]
+    form = dice.below(100)
+    plain = form < _PLAIN
+    prefix = (
+        writer.plain_prefix()
+        if plain
+        else writer.chat_prefix(1, labelled=form >= _PLAIN + _UNLABELLED)
+    )
+    found: dict[tuple[int, ...], Asked] = {}
+    room = _LONGEST - len(prefix)
+    for _ in range(3 * _QUESTIONS):
+        question = _ask(dice, dice.pick(tasks), scene)
+        if question is None:
+            continue
+        asked = _write(dice, writer, question, plain=plain)
+        if asked is not None and asked.ids not in found and len(asked.ids) <= room:
+            found[asked.ids] = asked
+            room -= len(asked.ids)
+        if len(found) == _QUESTIONS:
+            break
+    return Row((scene.image,), tuple(prefix), tuple(found.values()))
+
+
+def _ask(dice: Dice, task: Task, scene: Any) -> Question | None:
+    return task(dice, scene, dice.pick(LANGUAGES))
+
+
+def _write(dice: Dice, writer: Writer, question: Question, *, plain: bool) -> Asked | None:
+    if plain:
+        return writer.plain(question)
+    yes_or_no = question.answer in ("yes", "no") and dice.chance(30)
+    return writer.chat(question, yes_or_no=yes_or_no)
+
+
+def _pair_row(dice: Dice, writer: Writer, style: Style) -> Row:
+    two = (draw_shapes(dice, style, text=False), draw_shapes(dice, style, text=False))
+    prefix = writer.chat_prefix(2, labelled=True)
+    found: dict[tuple[int, ...], Asked] = {}
+    for _ in range(2 * _QUESTIONS):
+        question = compare(dice, two, dice.pick(LANGUAGES))
+        if question is not None and len(found) < _QUESTIONS:
+            asked = writer.chat(question)
+            found[asked.ids] = asked
+    return Row((two[0].image, two[1].image), tuple(prefix), tuple(found.values()))
+
+
+def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
+    """Lay rows out flat, without padding.
+
+    Returns arrays over all N tokens: `ids`, `positions`, `rows`, `offsets` (place in the row),
+    `segments` (0 for the prefix), `labels` (the next token, -100 where none is learned), `weights`
+    (answer length ** -0.5), `questions` (number in the batch, -1 in prefixes); `kinds` of the Q
+    questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order.
+    """
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in (
+        "ids", "positions", "rows", "offsets", "segments", "labels", "weights", "questions")}  # fmt: skip
+    kinds: list[int] = []
+    for number, row in enumerate(rows):
+        start = len(row.prefix)
+        _append(parts, row.prefix, start=0, segment=0, question=-1)
+        for segment, asked in enumerate(row.asked, start=1):
+            _append(parts, asked.ids, start=start, segment=segment, question=len(kinds),
+                    learned=asked.learned)  # fmt: skip
+            kinds.append(REPORTED.index(asked.kind))
+        total = start + sum(len(asked.ids) for asked in row.asked)
+        parts["rows"].append(np.full(total, number))
+        parts["offsets"].append(np.arange(total))
+    flat = {name: np.concatenate(values) for name, values in parts.items()}
+    shown = [pixels(image) for row in rows for image in row.images]
+    places = np.flatnonzero(flat["ids"] == pad_id)
+    assert len(places) == IMAGE_TOKENS * len(shown)  # noqa: S101  prefixes hold whole spans
+    return {**flat, "kinds": np.array(kinds), "pixels": np.stack(shown), "places": places}
+
+
+def _append(
+    parts: dict[str, list[NDArray[Any]]],
+    ids: tuple[int, ...],
+    *,
+    start: int,
+    segment: int,
+    question: int,
+    learned: tuple[bool, ...] = (),
+) -> None:
+    count = len(ids)
+    labels = np.full(count, -100)
+    if learned:  # a token's label is the next one
+        following = np.array(learned[1:])
+        labels[:-1][following] = np.array(ids[1:])[following]
+    parts["ids"].append(np.array(ids))
+    parts["labels"].append(labels)
+    parts["weights"].append(np.full(count, max(sum(learned), 1) ** -0.5, np.float32))
+    parts["positions"].append(np.arange(start, start + count))
+    parts["segments"].append(np.full(count, segment))
+    parts["questions"].append(np.full(count, question))
+
+
+class LanguageBatches(Dataset[dict[str, Any]]):
+    """Batch number `step` of the language stage, drawn when asked for."""
+
+    def __init__(self, ranks: dict[bytes, int], seed: int, steps: int) -> None:
+        self.ranks, self.seed, self.steps = ranks, seed, steps
+        self._writer: Writer | None = None
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        if self._writer is None:  # an encoding does not travel to another process
+            self._writer = Writer(build_encoding(self.ranks))
+        style = training_style(step / self.steps)
+        rows = [
+            make_row(training_dice(self.seed + 1, step, number), self._writer, style)
+            for number in range(ROWS)
+        ]
+        return pack([row for row in rows if row.asked], self._writer.pad_id)

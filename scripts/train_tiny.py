@@ -1,0 +1,65 @@
+"""Train the tiny Qwen-VL-Chat from scratch on drawn scenes, in two stages.
+
+The vision side learns first and alone; then the language model, with the vision side frozen. Both
+stages write a checkpoint and a log into the folder, and go on from them when run again.
+
+Examples:
+  python scripts/train_tiny.py build/tiny-training vision --steps 800
+  python scripts/train_tiny.py build/tiny-training language --steps 2000 --minutes 45
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from model_store.command import emit, run_command
+
+DEFAULT_SEED = 2023
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument("folder", type=Path, help="where checkpoints and logs are kept")
+    parser.add_argument("stage", choices=("vision", "language"))
+    parser.add_argument("--steps", type=int, default=1000, help="(default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=60.0,
+        help="end the schedule after so many minutes at the latest (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import torch
+
+    from qwen_vl.ranks import parse_ranks
+    from scripts.tiny_model import fresh_model
+    from scripts.tiny_language import Language
+    from scripts.tiny_rows import LanguageBatches
+    from scripts.tiny_running import Plan, Run
+    from scripts.tiny_warmup import Warmup, WarmupBatches, load_vision, loaded
+    from scripts.tiny_vocabulary import tiny_rank_file
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    ranks = parse_ranks(tiny_rank_file(), "the rank file")
+    model = fresh_model(len(ranks))
+    plan = Plan(steps=args.steps, minutes=args.minutes)
+    if args.stage == "vision":
+        training = Run(args.folder, "vision", Warmup(model), plan)
+        training.go(loaded(WarmupBatches(args.seed, args.steps), training.step))
+    else:
+        load_vision(model, args.folder / "vision.pt")
+        training = Run(args.folder, "language", Language(model), plan)
+        training.go(loaded(LanguageBatches(ranks, args.seed, args.steps), training.step))
+    emit(args, {"steps": training.step, "seconds": training.seconds}, f"{training.step} steps")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(add_arguments, run, None, about=__doc__))
