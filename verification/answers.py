@@ -104,7 +104,7 @@ class Speaker:
             self.tokenizer,
             list(probe.elements),
             image_size=self.image_size,
-            history=list(probe.history),
+            history=[(q if isinstance(q, str) else list(q), said) for q, said in probe.history],
         )
         pixels = None
         if inputs.images:

@@ -20,8 +20,7 @@ def plan_batches(probes: Sequence[Probe], size: int) -> list[tuple[int, ...]]:
 
     def order(index: int) -> tuple[bool, int, str, int, int]:
         probe = probes[index]
-        said = len(probe.question) + sum(len(part) for turn in probe.history for part in turn)
-        return *kind(index), probe.language, said, index
+        return *kind(index), probe.language, len(probe.told), index
 
     batches: list[tuple[int, ...]] = []
     for _, alike in groupby(sorted(range(len(probes)), key=order), key=kind):

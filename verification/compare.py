@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_store.command import ExitCode, emit, progress_for, run_command
+from model_store.errors import ToolkitError
 from model_store.options import add_options, from_args
 from model_store.progress import NoProgress
 from verification.options import CompareOptions
@@ -68,7 +69,13 @@ def _run(args: argparse.Namespace, options: CompareOptions, world: World) -> int
     progress = progress_for(args) if world.first else NoProgress()
     reference = resolve_snapshot(options.reference, progress=progress)
     candidate = resolve_snapshot(options.candidate, progress=progress)
-    report = compare(reference, candidate, options, work=work, progress=progress, world=world)
+    try:
+        report = compare(reference, candidate, options, work=work, progress=progress, world=world)
+    except ToolkitError:
+        # a refusal does not go on where it was; a kill does
+        if options.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     if report is None:
         return ExitCode.DONE  # not the first process: `tell` gives it the verdict
     places = {"path": str(candidate), "report": str(target)}

@@ -9,16 +9,31 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
-from qwen_vl.scenes import BACKGROUNDS, COLOURS, NUMBERS_ZH, SHAPES, WORDS, Named
+from qwen_vl.scene_words import (
+    BACKGROUNDS,
+    COLOURS,
+    HAS,
+    HAS_NOT,
+    NO,
+    SHAPES,
+    SIDES,
+    WORDS,
+    YES,
+    Named,
+)
 from verification.boxes import overlap, read_boxes
 from verification.probes import Probe
 
 HIT = 0.5  # overlap with the truth from which a box counts as found
-_UNGRADED = frozenset({"text", "dialogue", "caption"})
+_UNGRADED = frozenset({"text", "caption"})  # many answers are right
 _SPACES = re.compile(r"\s+")
 _PUNCTUATION = re.compile(r"[^\w\s]")
-_DIGITS = {"zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
+_NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+)  # fmt: skip
+_DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)}
 _ONE_WORD = 24  # a longer truth is a sentence, and has to be said as it is
 
 
@@ -32,6 +47,8 @@ def grade(probe: Probe, said: str) -> bool | None:
     truth, answer = normalized(probe.answer), normalized(said)
     if truth == answer:
         return True
+    if probe.kind == "choice":  # a letter: "a" is also a word
+        return answer.split(" ")[0] == truth
     if len(truth) > _ONE_WORD or " " in truth:
         return False
     return _says(answer, truth) and not any(
@@ -52,12 +69,15 @@ def _says(answer: str, word: str) -> bool:
 
 
 def _families() -> list[frozenset[str]]:
-    def words(items: tuple[Named, ...]) -> list[frozenset[str]]:
-        return [frozenset(i.en for i in items), frozenset(i.zh for i in items)]
+    def words(items: Iterable[Named]) -> list[frozenset[str]]:
+        listed = list(items)
+        return [frozenset(i.en for i in listed), frozenset(i.zh for i in listed)]
 
-    numbers = [frozenset(_DIGITS.values()), frozenset(NUMBERS_ZH)]
     colours = words((*COLOURS, *BACKGROUNDS))
-    return [*colours, *words(SHAPES), *numbers, frozenset(word.lower() for word in WORDS)]
+    closed = [*words((YES, NO)), *words((HAS, HAS_NOT)), *words(SIDES.values())]
+    numbers = frozenset(_DIGITS.values())
+    printed = frozenset(word.lower() for word in WORDS)
+    return [*colours, *words(SHAPES), *closed, numbers, printed]
 
 
 _FAMILIES = _families()

@@ -20,8 +20,8 @@ _LEAST = 1e-9  # nats; below that a divergence is drawn as this
 def interval_drawing(row: Judged, limit: Limit) -> str:
     """Draw value and interval over the zones of pass, warning and failure; empty without them."""
     m = row.measurement
-    if limit.pass_at is None or not isinstance(m.value, int | float) or m.unit in _COUNTS:
-        return ""
+    if not limit.pass_at or not isinstance(m.value, int | float):
+        return ""  # against a limit of nought there is nothing to draw
     warn_at = limit.pass_at if limit.warn_at is None else limit.warn_at
     low, high = m.interval or (float(m.value), float(m.value))
     upward = row.measure.sense == "at most"
@@ -40,19 +40,13 @@ def interval_drawing(row: Judged, limit: Limit) -> str:
     )
 
 
-# a count with a limit of nought has nothing to draw
-_COUNTS = frozenset(
-    {"tensors", "settings", "texts", "answers", "boxes", "modules", "linears", "tasks",
-     "measurements", ""}
-)  # fmt: skip
-
-
 def _ends(upward: bool, unit: str, values: Sequence[float]) -> tuple[float, float]:
     low, high, pass_at, warn_at = values
     if upward:
         # a warning limit far out would squeeze everything else to the left
         top = max(high, pass_at * 1.15, min(warn_at, 3 * pass_at) * 1.15)
-        return min(0.0, low), top or 1.0
+        # a ratio near one would huddle at the right end of an axis from nought
+        return (min(0.0, low) if low < 0.6 * pass_at else low - 0.6 * (top - low)), top
     least = min(low, warn_at)
     most = 1.0 if unit in ("share", "IoU") else max(high, pass_at, 0.0)
     room = 0.15 * ((most - least) or 1.0)

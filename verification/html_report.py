@@ -35,8 +35,7 @@ _COLUMNS = (
     ("", ""),
     ("Measurement", "测量项"),
     ("Value", "数值"),
-    ("Against its limit", "与限值对比"),
-    ("95 % interval", "95 % 区间"),
+    ("95 % interval, zones", "95 % 区间与限值区"),
     ("Limit", "限值"),
     ("Margin", "余量"),
     ("n", "n"),
@@ -133,12 +132,17 @@ def _measurements(report: ParityReport) -> str:
         "粗体为主要项：缺少它们就没有结论。余量为负表示超出限值。区间按整图连同其全部对话重抽样。"
         "秒数为所在阶段的用时。",
     )
-    rows = "".join(_row(row, report) for row in report.rows)
+    rows = "".join(_row(row, report) for row in sorted(report.rows, key=_urgency))
     return (
         f"<h2>{both('Measurements', '测量')}</h2><p class=lead>{lead}</p>{_blessed(report)}"
         f'<div class="card"><table class="measurements"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _urgency(row: Judged) -> int:
+    """Failures first, then warnings, then all else in the gate's own order."""
+    return {"fail": 0, "warn": 1}.get(row.measurement.verdict, 2)
 
 
 def _blessed(report: ParityReport) -> str:
@@ -175,11 +179,12 @@ def _row(row: Judged, report: ParityReport) -> str:
     chip = f'<span class="chip {kind}">{both(*_CHIPS[kind])}</span>'
     name = both(escaped(row.measure.en), escaped(row.measure.zh))
     note = f'<span class="note">{escaped(m.note)}</span>' if m.note else ""
-    interval = "" if m.interval is None else f"{m.interval[0]:.4g} … {m.interval[1]:.4g}"
+    interval = ""
+    if m.interval is not None:
+        interval = f'<span class="note">{m.interval[0]:.4g} … {m.interval[1]:.4g}</span>'
     cells = (
         ("", escaped(shown(m)) + _was(row, report)),
-        ("", interval_drawing(row, limit)),
-        ("95 %", interval),
+        ("95 %", interval_drawing(row, limit) + interval),
         ("limit", _limit(m.threshold)),
         ("margin", _margin(row.margin)),
         ("n =", str(m.n)),

@@ -58,7 +58,13 @@ def _matrix(results: Sequence[ProbeResult]) -> str:
 
 
 _KINDS = {
-    "question": ("colour", "颜色"),
+    "colour": ("colour", "颜色"),
+    "shape": ("shape", "形状"),
+    "background": ("background", "背景"),
+    "presence": ("presence", "有无"),
+    "region": ("region", "区域"),
+    "chart": ("chart", "图表"),
+    "choice": ("choice", "选择"),
     "counting": ("counting", "计数"),
     "relation": ("relation", "方位"),
     "reading": ("reading", "文字识别"),

@@ -51,7 +51,7 @@ class Plan:
         return {
             "format": _FORMAT,
             "subject": subject.side.content_digest,
-            "probes": [f"{p.group} {p.question} {p.target} {p.history}" for p in self.probes],
+            "probes": [f"{p.group} {p.target} {p.told}" for p in self.probes],
             "batches": [list(batch) for batch in self.batches],
             "new_tokens": self.new_tokens,
             "traced": list(self.traced),

@@ -17,9 +17,14 @@ from PIL import Image
 from qwen_vl.scenes import Sample, samples
 
 Box = tuple[int, int, int, int]
+Elements = tuple[dict[str, Image.Image | str], ...]
 Language = Literal["en", "zh"]
-_GROUNDING = "grounding"
-_ROUND = 4  # a grounding question, two others with images, one without
+_ROUND = 4  # a question for a box, two others with images, one without
+_BOXED = ("grounding", "grounding", "dialogue")
+_OTHERS = (
+    "colour", "counting", "relation", "reading", "shape", "chart", "choice", "presence",
+    "comparison", "background", "region", "caption",
+)  # fmt: skip
 _GROUNDED = re.compile(r"<ref>(.*?)</ref><box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
 
 _SUBJECTS = {
@@ -93,8 +98,8 @@ class Probe:
     key: str
     language: Language
     kind: str
-    elements: tuple[dict[str, Image.Image | str], ...]
-    history: tuple[tuple[str, str], ...]
+    elements: Elements
+    history: tuple[tuple[str | Elements, str], ...]
     target: str | None = None  # what a grounding question asks for, in words
     truth: Box | None = None  # where it is, in thousandths
     answer: str | None = None  # the right answer, where there is one
@@ -102,43 +107,70 @@ class Probe:
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
-        values = (value for element in self.elements for value in element.values())
-        return tuple(value for value in values if isinstance(value, Image.Image))
+        """The pictures of all turns, in reading order."""
+        shown = [query for query, _ in self.history if not isinstance(query, str)]
+        return tuple(
+            value
+            for elements in (*shown, self.elements)
+            for element in elements
+            for value in element.values()
+            if isinstance(value, Image.Image)
+        )
 
     @property
     def question(self) -> str:
-        """The text alone, for reports and for the tokenizers."""
-        values = (value for element in self.elements for value in element.values())
-        return " ".join(value for value in values if isinstance(value, str))
+        """The text of the last turn."""
+        return _text_of(self.elements)
+
+    @property
+    def told(self) -> str:
+        """The text of all turns, a line each."""
+        turns = [
+            f"{query if isinstance(query, str) else _text_of(query)}\n{answer}"
+            for query, answer in self.history
+        ]
+        return "\n".join((*turns, self.question))
+
+
+def _text_of(elements: Elements) -> str:
+    values = (value for element in elements for value in element.values())
+    return " ".join(value for value in values if isinstance(value, str))
 
 
 def make_probes(seed: int, count: int) -> list[Probe]:
-    """Make the probes of a seed; a longer list starts with the shorter one's."""
-    # one sample in eight is a grounding question, so a quarter of the probes needs twice `count`
-    drawn = list(samples(seed, 2 * count + 16))
-    grounding = iter([sample for sample in drawn if sample.kind == _GROUNDING])
-    others = iter([s for s in drawn if s.images and s.kind != _GROUNDING])
+    """Make the probes of a seed; a longer list starts with the shorter one's.
+
+    Scenes are of the test split, which shares no seed with calibration or training.
+    """
+    half = count // 2 + 1
+    grounding = samples(seed, half, split="test", kinds=_BOXED)
+    others = samples(seed, 2 * half, split="test", kinds=_OTHERS)
+    talk = samples(seed, half, split="test", kinds=("small talk",))
     spoken = _text_questions(seed)
     probes = []
     for index in range(count):
         turn = index % _ROUND
-        if turn == _ROUND - 1:
-            probes.append(_text_probe(index, next(spoken)))
+        if turn == 0:
+            probes.append(_sample_probe(index, next(grounding)))
+        elif turn < _ROUND - 1:
+            probes.append(_sample_probe(index, next(others)))
+        elif index // _ROUND % 2:
+            probes.append(_sample_probe(index, next(talk)))
         else:
-            probes.append(_image_probe(index, next(grounding if turn == 0 else others)))
+            probes.append(_text_probe(index, next(spoken)))
     return probes
 
 
-def _image_probe(index: int, sample: Sample) -> Probe:
+def _sample_probe(index: int, sample: Sample) -> Probe:
     grounded = _GROUNDED.fullmatch(sample.answer)
     return Probe(
         key=f"probe-{index:03d}",
         language=sample.language,
-        kind=sample.kind,
+        kind="text" if sample.kind == "small talk" else sample.kind,
         elements=sample.elements,
         history=sample.history,
-        target=grounded[1] if grounded else None,
-        truth=_box(grounded) if grounded else None,
+        target=grounded[1] if grounded and sample.box else None,
+        truth=sample.box,
         answer=sample.answer,
         group=_picture_key(sample),
     )
@@ -148,12 +180,9 @@ def _picture_key(sample: Sample) -> str:
     total = hashlib.sha256()
     for image in sample.images:
         total.update(image.convert("RGB").tobytes())
+    if not sample.images:  # what is asked again counts once
+        total.update(sample.question.encode())
     return total.hexdigest()[:16]
-
-
-def _box(match: re.Match[str]) -> Box:
-    x1, y1, x2, y2 = (int(match[i]) for i in range(2, 6))
-    return x1, y1, x2, y2
 
 
 def _text_probe(index: int, question: tuple[Language, str]) -> Probe:

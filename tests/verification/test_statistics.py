@@ -22,7 +22,7 @@ from verification.statistics import (
     pairs_needed,
 )
 
-_GOLDEN = Path(__file__).parents[1] / "assets" / "verification" / "divergence_stats.json"
+_GOLDEN = Path(__file__).parents[1] / "assets" / "verification" / "paired_stats.json"
 
 
 @pytest.mark.parametrize("case", range(4))
