@@ -83,7 +83,7 @@ def calibration_set(
         CalibrationError: the file is missing, empty or malformed, or a sample is too long.
     """
     if config.calibration == BUILTIN:
-        drawn = list(scenes.samples(config.seed, config.samples))
+        drawn = list(scenes.samples(config.seed, config.samples, split="calibration"))
         conversations = [
             Conversation(_history(one), one.elements, one.answer, f"drawn sample {number}")
             for number, one in enumerate(drawn)
@@ -102,7 +102,10 @@ def calibration_set(
 
 
 def _history(sample: scenes.Sample) -> tuple[tuple[Elements, str], ...]:
-    return tuple((({"text": query},), answer) for query, answer in sample.history)
+    return tuple(
+        (({"text": query},) if isinstance(query, str) else query, answer)
+        for query, answer in sample.history
+    )
 
 
 def _pick(known: list[Conversation], count: int, seed: int) -> list[Conversation]:

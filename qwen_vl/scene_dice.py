@@ -42,6 +42,6 @@ class Dice:
         return [left.pop(self.below(len(left))) for _ in range(count)]
 
 
-def split_dice(split: Split, seed: int, index: int = 0) -> Dice:
+def split_dice(split: Split, *seed: int) -> Dice:
     """The dice of one sample of a split."""
-    return Dice(SPLITS.index(split), seed, index)
+    return Dice(SPLITS.index(split), *seed)

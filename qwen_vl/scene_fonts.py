@@ -1,4 +1,4 @@
-"""The fonts that scenes are printed in: one that every Pillow carries, and Debian's where installed.
+"""The fonts of scenes: the one that every Pillow carries, and Debian's where installed.
 
 One font teaches one font, so training prints in many; a few families are never trained on, to show
 what reading is worth in a font nobody has seen. `portable` scenes use the built-in bitmap font
@@ -113,18 +113,20 @@ def set_line(text: str, face: Face, *, height: int, pitch: int, gap: int) -> Lin
         gap: pixels between two characters.
     """
     masks = [_glyph(character, face, height) for character in text]
-    left, spans = 0, []
+    left, starts, spans = 0, [], []
     for mask, _ in masks:
         spare = max(pitch - mask.width - gap, 0) // 2
-        spans.append((left + spare, left + spare + mask.width))
+        starts.append(left + spare)
+        ink = mask.getbbox() or (0, 0, mask.width, mask.height)  # without the side bearings
+        spans.append((left + spare + ink[0], left + spare + ink[2]))
         left += max(mask.width + gap, pitch)
     top = min(top for _, top in masks)
     bottom = max(top + mask.height for mask, top in masks)
-    line = Image.new("L", (spans[-1][1], bottom - top))
-    for (mask, place), (start, _) in zip(masks, spans, strict=True):
+    line = Image.new("L", (left, bottom - top))
+    for (mask, place), start in zip(masks, starts, strict=True):
         line.paste(mask, (start, place - top))
-    first = spans[0][0]
-    cut = line.crop((first, 0, line.width, line.height))
+    first, last = spans[0][0], spans[-1][1]
+    cut = line.crop((first, 0, last, line.height))
     return Line(cut, tuple((start - first, stop - first) for start, stop in spans))
 
 

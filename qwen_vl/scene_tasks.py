@@ -75,6 +75,12 @@ def caption(scene: Scene, language: Language) -> str:
     return f"{place}背景上有{listed(things, 'zh')}。"
 
 
+def annotation(scene: Scene, language: Language) -> str:
+    """What a person would write down about a scene for a judge who cannot see it."""
+    places = (f"{thing.name(language)} {tagged_box(thing.box)}" for thing in scene.objects)
+    return " ".join((caption(scene, language), *places))
+
+
 def describe(dice: Dice, scene: Scene, language: Language) -> Question | None:
     asked = {
         "en": ("Describe the image in English:", "What do you see in this picture?"),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from PIL import Image
@@ -22,6 +22,7 @@ from qwen_vl.scene_small_talk import small_talk
 from qwen_vl.scene_tasks import (
     Question,
     Task,
+    annotation,
     ask_background,
     ask_chart,
     ask_colour,
@@ -42,6 +43,9 @@ from qwen_vl.scene_words import LANGUAGES, Language
 PORTABLE = Style()
 
 
+Elements = tuple[dict[str, Image.Image | str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question as a user would ask it, and the right answer.
@@ -49,15 +53,14 @@ class Sample:
     `elements` is what `tokenizer.from_list_format` takes: {"image": PIL image} and {"text": str}.
     """
 
-    elements: tuple[dict[str, Image.Image | str], ...]
+    elements: Elements
     answer: str
     language: Language
     kind: str
-    history: tuple[tuple[str | tuple[dict[str, Image.Image | str], ...], str], ...] = field(
-        default=()
-    )
+    history: tuple[tuple[str | Elements, str], ...] = ()
     box: Box | None = None  # the exact truth of a grounding answer, in thousandths
     choices: tuple[str, ...] = ()  # what a multiple choice offers
+    annotation: str = ""  # all that the pictures show, for a judge who cannot see them
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
@@ -89,6 +92,7 @@ KINDS: dict[str, tuple[SceneKind, Task]] = {
     "dialogue": ("shapes", talk),
     "glyphs": ("glyphs", read_glyph),
 }
+_NUMBERS = {kind: number for number, kind in enumerate((*KINDS, "comparison", "small talk"))}
 # the kinds that `samples` takes turns with
 MIXED = (
     "caption", "grounding", "colour", "counting", "relation", "reading", "comparison", "dialogue",
@@ -117,37 +121,39 @@ def samples(
     for index in range(count):
         # the kind moves on once per round of languages, so that each kind comes in each language
         kind = kinds[index // len(languages) % len(kinds)]
-        yield sample(kind, split_dice(split, seed, index), languages[index % len(languages)], style)
+        # the kind is part of the seed too, or two kinds would ask about the same scenes
+        dice = split_dice(split, seed, index, _NUMBERS[kind])
+        yield sample(kind, dice, languages[index % len(languages)], style)
 
 
 def sample(kind: str, dice: Dice, language: Language, style: Style = PORTABLE) -> Sample:
     """Make one sample, drawing scenes until one can be asked about."""
     if kind == "small talk":
-        question = small_talk(dice, language)
-        return _sample(question, ())
+        return _sample(small_talk(dice, language), ())
+    question: Question | None
+    scenes: tuple[Scene, ...]
     while True:
         if kind == "comparison":
             two = (draw_shapes(dice, style, text=False), draw_shapes(dice, style, text=False))
-            question_or_none, shown = compare(dice, two, language), [one.image for one in two]
+            question, scenes = compare(dice, two, language), two
         else:
             scene_kind, task = KINDS[kind]
             scene = draw(scene_kind, dice, style)
-            question_or_none, shown = task(dice, scene, language), [scene.image]
-        if question_or_none is not None:
-            return _sample(question_or_none, shown)
+            question, scenes = task(dice, scene, language), (scene,)
+        if question is not None:
+            return _sample(question, scenes)
 
 
-def _sample(question: Question, images: Iterable[Image.Image]) -> Sample:
-    shown: tuple[dict[str, Image.Image | str], ...] = tuple({"image": image} for image in images)
-    text: dict[str, Image.Image | str] = {"text": question.text}
-    if not question.earlier:
-        elements, history = (*shown, text), ()
-        return Sample(elements, question.answer, question.language, question.kind,
-                      box=question.box, choices=question.choices)  # fmt: skip
-    (asked, answered), *rest = question.earlier
-    first: dict[str, Image.Image | str] = {"text": asked}
-    history = (((*shown, first), answered), *rest) if shown else question.earlier
-    return Sample((text,), question.answer, question.language, question.kind, history, question.box)
+def _sample(question: Question, scenes: Sequence[Scene]) -> Sample:
+    shown: Elements = tuple({"image": scene.image} for scene in scenes)
+    elements: Elements = (*shown, {"text": question.text})
+    history: tuple[tuple[str | Elements, str], ...] = question.earlier
+    if question.earlier and shown:  # pictures belong to the first turn
+        (asked, answered), *rest = question.earlier
+        elements, history = elements[len(shown) :], (((*shown, {"text": asked}), answered), *rest)
+    told = "\n".join(annotation(scene, question.language) for scene in scenes)
+    return Sample(elements, question.answer, question.language, question.kind, history,
+                  question.box, question.choices, told)  # fmt: skip
 
 
 def digest(items: Iterable[Sample]) -> str:
@@ -160,7 +166,7 @@ def digest(items: Iterable[Sample]) -> str:
     return total.hexdigest()
 
 
-def _told(query: str | tuple[dict[str, Image.Image | str], ...]) -> list[object]:
+def _told(query: str | Elements) -> list[object]:
     if isinstance(query, str):
         return [query]
     return [_element_digest(element) for element in query]

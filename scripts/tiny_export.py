@@ -1,11 +1,10 @@
-"""Write the trained tiny model in the layout of 2023: what is learned becomes a checkpoint folder."""
+"""Write the trained tiny model as a checkpoint folder in the layout of 2023."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,18 +86,14 @@ def _raw(value: Tensor) -> RawTensor:
     return RawTensor(_DTYPE, tuple(value.shape), memoryview(data).cast("B"))
 
 
-def trained_model(folder: Path, rank_file: bytes) -> tuple[QwenVLForConditionalGeneration, Any]:
-    """Put the two stages' states together; also returns what is known of their runs."""
+def trained_model(folder: Path, rank_file: bytes) -> QwenVLForConditionalGeneration:
+    """Put the states that the two stages left in a training folder together."""
     from scripts.tiny_language import Language
     from scripts.tiny_model import fresh_model
     from scripts.tiny_warmup import load_vision
 
     model = fresh_model(rank_file.count(b"\n"))
     load_vision(model, folder / "vision.pt")
-    facts = {}
-    for name in ("vision", "language"):
-        state = torch.load(folder / f"{name}.pt", weights_only=True)
-        facts[name] = {"steps": state["step"], "minutes": round(state["seconds"] / 60, 1)}
-        if name == "language":
-            Language(model).modules.load_state_dict(state["modules"])
-    return model, facts
+    state = torch.load(folder / "language.pt", weights_only=True)
+    Language(model).modules.load_state_dict(state["modules"])
+    return model

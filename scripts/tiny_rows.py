@@ -24,13 +24,14 @@ from qwen_vl.scene_words import LANGUAGES
 from qwen_vl.scenes import KINDS
 from scripts.tiny_model import IMAGE_TOKENS
 from scripts.tiny_prompts import Asked, Writer
-from scripts.tiny_scenes import pixels, training_dice, training_style
+from scripts.tiny_scenes import pick_kind, pixels, training_dice, training_style
 
 ROWS = 16
 _QUESTIONS = 10
 _LONGEST = 320  # tokens of a row
 _PLAIN, _UNLABELLED = 15, 10  # percent of rows with other prefixes
 SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "small talk": 1}
+_FLAT = ("ids", "positions", "rows", "offsets", "segments", "labels", "weights", "questions")
 REPORTED = tuple(
     kind + ending
     for kind in (*KINDS, "comparison", "small talk")
@@ -52,11 +53,7 @@ def make_row(dice: Dice, writer: Writer, style: Style) -> Row:
     shares = dict(SHARES)
     if not style.glyph_faces:
         del shares["glyphs"]
-    roll, kind = dice.below(sum(shares.values())), "shapes"
-    for kind, share in shares.items():
-        roll -= share
-        if roll < 0:
-            break
+    kind = pick_kind(dice, shares)
     if kind == "small talk":
         questions = [small_talk(dice, language) for language in LANGUAGES]
         return Row((), tuple(writer.chat_prefix(0, labelled=True)),
@@ -118,8 +115,7 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     (answer length ** -0.5), `questions` (number in the batch, -1 in prefixes); `kinds` of the Q
     questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order.
     """
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in (
-        "ids", "positions", "rows", "offsets", "segments", "labels", "weights", "questions")}  # fmt: skip
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _FLAT}
     kinds: list[int] = []
     for number, row in enumerate(rows):
         start = len(row.prefix)

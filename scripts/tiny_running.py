@@ -1,4 +1,4 @@
-"""Run a stage of the tiny model's training: rates, a log, checkpoints, and going on after a stop."""
+"""Run a stage of the training: rates, a log, checkpoints, and going on after a stop."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ A batch follows from seed and step alone, so a run that was stopped goes on with
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,6 +15,8 @@ from qwen_vl.scene_dice import Dice, split_dice
 from qwen_vl.scene_drawing import MOST_OBJECTS, Scene, SceneKind, Style, draw
 from qwen_vl.scene_fonts import BITMAP, chinese_faces, trained_faces
 from scripts.tiny_model import IMAGE_SIZE
+
+K = TypeVar("K", bound=str)
 
 _BITMAP_SHARE = 4  # of the faces' list, because portable scenes print in nothing else
 
@@ -29,8 +33,8 @@ def training_dice(seed: int, step: int, index: int) -> Dice:
     return split_dice("train", seed, (step << 12) + index)
 
 
-def pick_kind(dice: Dice, shares: dict[SceneKind, int]) -> SceneKind:
-    """Pick a kind of scene by its share in percent."""
+def pick_kind(dice: Dice, shares: dict[K, int]) -> K:
+    """Pick a key by its share."""
     roll = dice.below(sum(shares.values()))
     for kind, share in shares.items():
         roll -= share

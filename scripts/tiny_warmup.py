@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from qwen_vl.image_processing import IMAGE_MEAN, IMAGE_STD
 from qwen_vl.modeling import QwenVLForConditionalGeneration
 from scripts.tiny_cells import CELLS, CLASSES, DIGITS, cell_targets, stacked
-from scripts.tiny_muon import Muon
 from scripts.tiny_model import matrices_and_rest
+from scripts.tiny_muon import Muon
 from scripts.tiny_scenes import pixels, warmup_scene
 
 BATCH = 48

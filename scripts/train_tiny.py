@@ -11,10 +11,13 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from pathlib import Path
 
 from model_store.command import emit, run_command
+from model_store.files import write_bytes, write_text
 
 DEFAULT_SEED = 2023
 
@@ -30,24 +33,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--machine", default=f"{os.cpu_count()} CPUs", help="for the record")
+
+
+def _note_run(args: argparse.Namespace) -> None:
+    """Add this run to the folder's `runs.json`, which the shipped record is made from."""
+    path = args.folder / "runs.json"
+    runs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
+    command = f"python scripts/train_tiny.py FOLDER {args.stage} --steps {args.steps}"
+    command += f" --minutes {args.minutes:g} --seed {args.seed} --threads {args.threads}"
+    runs["runs"].append({"stage": args.stage, "command": command})
+    runs |= {"seed": args.seed, "machine": args.machine}
+    write_text(path, json.dumps(runs, indent=1) + "\n")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import torch
 
-    from qwen_vl.ranks import parse_ranks
-    from scripts.tiny_model import fresh_model
+    from qwen_vl.ranks import read_ranks
     from scripts.tiny_language import Language
+    from scripts.tiny_model import fresh_model
     from scripts.tiny_rows import LanguageBatches
     from scripts.tiny_running import Plan, Run
-    from scripts.tiny_warmup import Warmup, WarmupBatches, load_vision, loaded
     from scripts.tiny_vocabulary import tiny_rank_file
+    from scripts.tiny_warmup import Warmup, WarmupBatches, load_vision, loaded
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.folder.mkdir(parents=True, exist_ok=True)
-    ranks = parse_ranks(tiny_rank_file(), "the rank file")
+    _note_run(args)
+    rank_path = args.folder / "qwen.tiktoken"
+    if not rank_path.is_file():
+        write_bytes(rank_path, tiny_rank_file())
+    ranks = read_ranks(rank_path)
     model = fresh_model(len(ranks))
     plan = Plan(steps=args.steps, minutes=args.minutes)
     if args.stage == "vision":

@@ -5,24 +5,28 @@ from __future__ import annotations
 import itertools
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from qwen_vl.scenes import COLOURS, GRID, Sample, Thing, digest, draw_scene, samples
+from qwen_vl.scene_dice import SPLITS, split_dice
+from qwen_vl.scene_drawing import GRID, Bar, Box, Scene, SceneKind, Style, draw
+from qwen_vl.scene_fonts import chinese_faces, trained_faces, unseen_faces
+from qwen_vl.scene_words import COLOURS, SHAPES
+from qwen_vl.scenes import KINDS, MIXED, Sample, digest, draw_scene, samples
 
 _BOX = re.compile(r"<ref>(.+)</ref><box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
 
 
-def _bounds(image: Image.Image, rgb: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    match = Image.new("1", image.size)
-    match.putdata([pixel == rgb for pixel in image.get_flattened_data()])
-    found = match.getbbox()
-    assert found is not None
-    return found
+def _bounds(image: Image.Image, rgb: tuple[int, int, int], *, other: bool = False) -> Box:
+    """Where a colour is; or, with `other`, where anything else is."""
+    match = (np.asarray(image) == rgb).all(-1) != other
+    rows, columns = np.flatnonzero(match.any(1)), np.flatnonzero(match.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _pixels(thing: Thing, size: int) -> tuple[int, ...]:
-    return tuple(round(edge * size / GRID) for edge in thing.box)
+def _pixels(box: Box, size: int) -> tuple[int, ...]:
+    return tuple(round(edge * size / GRID) for edge in box)
 
 
 @pytest.mark.parametrize("size", [224, 448, 97])
@@ -34,7 +38,8 @@ def test_a_box_encloses_its_shape_and_nothing_else(seed: int, size: int) -> None
     for thing in scene.objects:
         if colours.count(thing.colour) == 1:
             actual = _bounds(scene.image, thing.colour.rgb)
-            assert max(abs(a - b) for a, b in zip(_pixels(thing, size), actual, strict=True)) <= 1
+            told = _pixels(thing.box, size)
+            assert max(abs(a - b) for a, b in zip(told, actual, strict=True)) <= 1
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -52,56 +57,151 @@ def test_objects_differ_and_do_not_touch(seed: int) -> None:
         assert apart
 
 
+def _ink(scene: Scene) -> Box:
+    """Where a scene without objects differs from its background."""
+    assert not scene.objects
+    return _bounds(scene.image, scene.background.rgb, other=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_boxes_of_characters_enclose_the_printed_ink(seed: int) -> None:
+    scene = draw_scene(seed, kind="text")
+
+    assert scene.printed is not None
+    told = _pixels(scene.printed.box, 224)
+    assert max(abs(a - b) for a, b in zip(told, _ink(scene), strict=True)) <= 1
+    assert len(scene.printed.boxes) == len(scene.printed.text)
+    lefts = [box[0] for box in scene.printed.boxes]
+    assert lefts == sorted(lefts)
+
+
+def test_every_installed_font_prints_every_character_inside_the_picture() -> None:
+    for face in (*trained_faces(), *unseen_faces()):
+        style = Style(faces=(face,))
+        for seed in range(3):
+            scene = draw("text", split_dice("test", seed), style)
+            assert scene.printed is not None
+            told = _pixels(scene.printed.box, 224)
+            actual = _ink(scene)
+            assert max(abs(a - b) for a, b in zip(told, actual, strict=True)) <= 2, face.name
+
+
+def test_fonts_to_be_judged_on_are_never_trained_on() -> None:
+    assert not set(trained_faces()) & set(unseen_faces())
+
+
+def test_a_chinese_glyph_is_drawn_where_a_font_is_installed() -> None:
+    if not chinese_faces():
+        pytest.skip("no font with Chinese glyphs is installed")
+    scene = draw("glyphs", split_dice("test", 1), Style(glyph_faces=chinese_faces()))
+
+    assert scene.printed is not None
+    told = _pixels(scene.printed.box, 224)
+    assert max(abs(a - b) for a, b in zip(told, _ink(scene), strict=True)) <= 2
+
+
 def test_printed_text_leaves_the_objects_alone() -> None:
-    scene = next(s for s in map(draw_scene, range(40)) if s.text and s.background.en == "white")
+    scene = next(s for s in map(draw_scene, range(60)) if s.printed and len(s.objects) > 3)
 
-    ink = _bounds(scene.image, (20, 20, 20))
-
-    assert all(_pixels(thing, 224)[3] <= ink[1] for thing in scene.objects)
-    assert ink[3] <= 224
-    assert f'"{scene.text}"' in scene.caption_en
-    assert f"“{scene.text}”" in scene.caption_zh
+    assert scene.printed is not None
+    assert max(thing.box[3] for thing in scene.objects) <= scene.printed.box[1]
 
 
-def test_a_caption_names_every_object_in_both_languages() -> None:
-    scene = draw_scene(3)
+def _height(scene: Scene, bar: Bar) -> int:
+    left, top, right, bottom = _bounds(scene.image, bar.colour.rgb)
+    assert right > left
+    return bottom - top
 
-    assert all(thing.name("en") in scene.caption_en for thing in scene.objects)
-    assert all(thing.name("zh") in scene.caption_zh for thing in scene.objects)
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_bar_is_as_high_as_its_value(seed: int) -> None:
+    scene = draw_scene(seed, kind="chart")
+
+    units = {_height(scene, bar) / bar.value for bar in scene.bars}
+    assert len(units) == 1
+    assert len({bar.colour for bar in scene.bars}) == len(scene.bars)
+
+
+@pytest.mark.parametrize("kind", ["shapes", "text", "chart"])
+def test_no_two_splits_draw_the_same_scene(kind: SceneKind) -> None:
+    drawn = {
+        (split, seed): draw_scene(seed, split=split, kind=kind).image.tobytes()
+        for split in SPLITS
+        for seed in range(6)
+    }
+
+    # a text of two characters at the same place in the same shade would be a rare accident
+    assert len(set(drawn.values())) == len(drawn)
 
 
 def test_every_kind_comes_in_both_languages() -> None:
-    found = {(sample.kind, sample.language) for sample in samples(0, 16)}
+    found = {(sample.kind, sample.language) for sample in samples(0, 2 * len(MIXED))}
 
-    kinds = {kind for kind, _ in found}
-    assert len(kinds) == 8
-    assert found == set(itertools.product(kinds, ("en", "zh")))
+    assert found == set(itertools.product(MIXED, ("en", "zh")))
 
 
 def test_one_language_can_be_asked_for() -> None:
     assert {sample.language for sample in samples(0, 8, language="zh")} == {"zh"}
 
 
-def test_a_grounding_answer_is_a_box_around_that_colour() -> None:
-    grounding = [s for s in samples(5, 64, language="en") if s.kind == "grounding"]
+def _of_kind(kind: str, count: int = 24) -> list[Sample]:
+    return list(samples(5, count, language="en", split="test", kinds=(kind,)))
 
-    for sample in grounding:
+
+def test_a_caption_names_every_object_in_both_languages() -> None:
+    for language in ("en", "zh"):
+        for one in samples(1, 6, language=language, kinds=("caption",)):
+            seen = {rgb for _, rgb in one.images[0].getcolors(1 << 16) or []}
+            for colour in COLOURS:
+                assert (colour.word(language) in one.answer) == (colour.rgb in seen)
+
+
+def test_a_grounding_answer_is_the_true_box_in_multiples_of_ten() -> None:
+    for sample in _of_kind("grounding"):
         match = _BOX.fullmatch(sample.answer)
         assert match is not None
-        x1, y1, x2, y2 = (int(edge) for edge in match.groups()[1:])
-        assert 0 <= x1 < x2 < GRID
-        assert 0 <= y1 < y2 < GRID
+        assert sample.box is not None
+        told = [int(edge) for edge in match.groups()[1:]]
+        assert all(edge % 10 == 0 for edge in told)
+        assert max(abs(a - b) for a, b in zip(told, sample.box, strict=True)) <= 10
         rgb = next(c.rgb for c in COLOURS if f" {c.en} " in f" {match[1]} ")
+        x1, y1, x2, y2 = sample.box
         centre = ((x1 + x2) * 224 // (2 * GRID), (y1 + y2) * 224 // (2 * GRID))
         assert sample.images[0].getpixel(centre) == rgb
 
 
-def test_a_comparison_shows_two_images_and_a_dialogue_has_a_past() -> None:
-    by_kind: dict[str, Sample] = {sample.kind: sample for sample in samples(0, 16)}
+def test_a_multiple_choice_offers_the_right_answer_once() -> None:
+    for sample in _of_kind("choice"):
+        assert len(set(sample.choices)) == 4
+        lines = sample.question.splitlines()
+        assert lines[1:5] == [f"{a}. {c}" for a, c in zip("ABCD", sample.choices, strict=True)]
+        chosen = sample.choices["ABCD".index(sample.answer)]
+        colours = {rgb for _, rgb in sample.images[0].getcolors(1 << 16) or []}
+        named = next((colour for colour in COLOURS if colour.en == chosen), None)
+        assert named is None or named.rgb in colours
+
+
+def test_answers_are_balanced_enough_to_mean_something() -> None:
+    for kind in ("relation", "presence", "comparison"):
+        answers = [sample.answer for sample in _of_kind(kind, 120)]
+        assert max(answers.count(answer) for answer in set(answers)) < 80, kind
+
+
+def test_a_comparison_shows_two_images_and_a_dialogue_shows_one_in_its_past() -> None:
+    by_kind = {sample.kind: sample for sample in samples(0, 2 * len(MIXED))}
 
     assert len(by_kind["comparison"].images) == 2
-    assert by_kind["dialogue"].images == ()
-    assert len(by_kind["dialogue"].history) == 1
+    assert len(by_kind["dialogue"].images) == 1
+    assert all("image" not in element for element in by_kind["dialogue"].elements)
+    assert by_kind["small talk"].images == ()
+    assert len(by_kind["small talk"].history) == 1
+
+
+def test_every_word_of_a_thing_has_a_task_to_ask_about_it() -> None:
+    asked = " ".join(sample.question + sample.answer for sample in samples(3, 400, language="en"))
+
+    assert all(named.en in asked for named in (*COLOURS, *SHAPES))
+    assert set(MIXED) <= {*KINDS, "comparison", "small talk"}
 
 
 def test_a_shorter_run_is_the_beginning_of_a_longer_one() -> None:
@@ -109,9 +209,9 @@ def test_a_shorter_run_is_the_beginning_of_a_longer_one() -> None:
 
 
 def test_the_digest_is_the_one_of_every_machine() -> None:
-    expected = "31b75bba54f44fc30a2c2e3ecd7cd77c991a8da43c29328ee8a76349d95fba56"
+    expected = "7f4b06ffce998d228c83ad7d111ac839ee43272c0298f9c1484c66962d84dae7"
 
-    assert digest(samples(0, 16)) == expected
+    assert digest(samples(0, 24)) == expected
 
 
 def test_the_digest_sees_one_pixel_and_the_seed() -> None:

@@ -1,0 +1,143 @@
+"""Ask a checkpoint the test split through the public chat path, and judge its answers.
+
+Exact match judges everything but boxes, which are judged by their overlap with what was drawn. The
+same questions are asked again with another scene's picture: what a model still answers right then,
+it did not see.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qwen_vl.boxes import parse_boxes
+from qwen_vl.dialogue import chat
+from qwen_vl.errors import QwenVLError
+from qwen_vl.scene_drawing import Box, Style
+from qwen_vl.scene_fonts import Face, chinese_faces, record, trained_faces
+from qwen_vl.scene_words import LANGUAGES, Language
+from qwen_vl.scenes import Sample, samples
+from verification.intervals import bootstrap_ratio, wilson_interval
+
+BOXED = ("grounding", "dialogue")
+KINDS = ("colour", "shape", "relation", "counting", "presence", "background", "grounding", "reading",
+         "choice", "chart", "comparison", "region", "dialogue", "caption", "glyphs")  # fmt: skip
+_LONGEST = 96  # tokens of an answer: a caption of five things has sixty
+_HIT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One answer: is it right, and for a box its overlap with the truth."""
+
+    right: bool
+    overlap: float
+    reply: str
+
+
+def judging_style(faces: Sequence[Face] | None = None) -> Style:
+    """Scenes in every trained font, or in the given ones."""
+    return Style(faces=tuple(faces or trained_faces()), glyph_faces=chinese_faces())
+
+
+def questions(
+    kind: str, language: Language, count: int, *, seed: int, style: Style
+) -> list[Sample]:
+    """Questions of one kind and language from the test split."""
+    return list(samples(seed, count, language=language, split="test", kinds=(kind,), style=style))
+
+
+def judge(model: Any, tokenizer: Any, asked: Sequence[Sample]) -> list[Judged]:
+    """Ask each question once, greedily."""
+    return [_judged(one, _reply(model, tokenizer, one)) for one in asked]
+
+
+def _reply(model: Any, tokenizer: Any, one: Sample) -> str:
+    history = [(list(q) if not isinstance(q, str) else q, answer) for q, answer in one.history]
+    reply, _ = chat(model, tokenizer, list(one.elements), history=history, do_sample=False,
+                    max_new_tokens=_LONGEST)  # fmt: skip
+    return reply
+
+
+def _judged(one: Sample, reply: str) -> Judged:
+    if one.box is None:
+        return Judged(reply == one.answer, 0.0, reply)
+    overlap = _overlap(reply, one.box)
+    return Judged(overlap >= _HIT, overlap, reply)
+
+
+def _overlap(reply: str, truth: Box) -> float:
+    """Intersection over union with the first box of a reply; nothing readable overlaps nothing."""
+    try:
+        found = parse_boxes(reply)
+    except QwenVLError:
+        return 0.0
+    if not found:
+        return 0.0
+    x1, y1, x2, y2 = found[0]["box"]
+    a1, b1, a2, b2 = truth
+    across, down = min(x2, a2) - max(x1, a1), min(y2, b2) - max(y1, b1)
+    shared = max(across, 0) * max(down, 0)
+    return shared / ((x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - shared)
+
+
+def shuffled(asked: Sequence[Sample]) -> list[Sample]:
+    """The same questions and answers, each with the pictures of the next one."""
+    others = [*asked[1:], asked[0]]
+    return [_with_pictures(one, other) for one, other in zip(asked, others, strict=True)]
+
+
+def _with_pictures(one: Sample, other: Sample) -> Sample:
+    pictures: Iterator[Any] = iter(other.images)
+
+    def swapped(elements: Any) -> Any:
+        return tuple({"image": next(pictures)} if "image" in e else e for e in elements)
+
+    history = tuple((q if isinstance(q, str) else swapped(q), a) for q, a in one.history)
+    return replace(one, history=history, elements=swapped(one.elements))
+
+
+def summary(judged: Sequence[Judged], *, boxes: bool, seed: int) -> dict[str, Any]:
+    """Share right with Wilson's interval; for boxes also the mean overlap, bootstrapped."""
+    hits, n = sum(one.right for one in judged), len(judged)
+    facts: dict[str, Any] = {"n": n, "right": hits / n, "interval": wilson_interval(hits, n)}
+    if boxes:
+        overlaps = [one.overlap for one in judged]
+        facts["mean_iou"] = sum(overlaps) / n
+        facts["mean_iou_interval"] = bootstrap_ratio(overlaps, [1] * n, seed=seed)
+    return facts
+
+
+def chance(asked: Sequence[Sample]) -> float:
+    """What always giving the commonest answer would score."""
+    return max(Counter(one.answer for one in asked).values()) / len(asked)
+
+
+def evaluate_kind(
+    model: Any, tokenizer: Any, kind: str, *, count: int, seed: int, style: Style
+) -> dict[str, Any]:
+    """Figures of one kind: per language, the control, and the most telling mistakes."""
+    facts: dict[str, Any] = {}
+    for language in LANGUAGES:
+        if kind == "glyphs" and not style.glyph_faces:
+            continue
+        asked = questions(kind, language, count, seed=seed, style=style)
+        boxes = kind in BOXED
+        judged = judge(model, tokenizer, asked)
+        control = judge(model, tokenizer, shuffled(asked))
+        told = summary(judged, boxes=boxes, seed=seed)
+        told["shuffled"] = summary(control, boxes=boxes, seed=seed)
+        told["commonest_answer"] = chance(asked)
+        told["mistakes"] = [
+            {"asked": one.question, "truth": one.answer, "reply": seen.reply}
+            for one, seen in zip(asked, judged, strict=True)
+            if not seen.right
+        ][:3]
+        facts[language] = told
+    return facts
+
+
+def fonts_of(style: Style) -> dict[str, Any]:
+    return {"faces": record(style.faces), "glyph_faces": record(style.glyph_faces)}
