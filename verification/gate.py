@@ -202,8 +202,23 @@ def _said(row: Judged) -> tuple[str, str]:
     where = f" ({first}{', …' if more else ''})" if m.note else ""
     return (
         f"“{row.measure.en}” is {what}, and the limit is {limit}{where}",
-        f"“{row.measure.zh}”为 {what}，限值为 {limit}{where}",
+        f"“{row.measure.zh}”为 {_in_chinese(what)}，限值为 {_in_chinese(limit or '')}{where}",
     )
+
+
+# units and ends of intervals, as the sentence needs them
+_CHINESE = {
+    "one-sided 95 %": "单侧 95 % 下限", "upper 95 %": "95 % 上限", "lower 95 %": "95 % 下限",
+    "warn": "警告", "tensors": "个张量", "settings": "项配置", "texts": "条文本",
+    "answers": "个回答", "boxes": "个框", "modules": "个模块", "linears": "个线性层",
+    "tasks": "类题型", "measurements": "个测量项", "tokens": "个词元", "points": "个百分点",
+}  # fmt: skip
+
+
+def _in_chinese(text: str) -> str:
+    for english, chinese in _CHINESE.items():
+        text = text.replace(english, chinese)
+    return text
 
 
 _BARE = frozenset({"share", "ratio", "relative"})  # units that only say how to read the number

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 _RESAMPLES = 2000
+_BLOCK = 1 << 22  # draws in memory at once
 
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
@@ -55,11 +56,14 @@ def bootstrap_ratio(
     Tokens of one answer are not independent of each other; dialogues are, so they are what is
     drawn.
     """
-    every, sizes = np.asarray(totals, float), np.asarray(counts, float)
-    weights = _weights(len(every), seed=seed, resamples=resamples)
-    means = (weights @ every) / (weights @ sizes)
+    means = _drawn_ratios(np.asarray(totals, float), np.asarray(counts, float), seed, resamples)
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
+
+
+def _drawn_ratios(totals: Floats, sizes: Floats, seed: int, resamples: int) -> Floats:
+    blocks = _weights(len(totals), seed=seed, resamples=resamples)
+    return np.concatenate([(block @ totals) / (block @ sizes) for block in blocks])
 
 
 def bootstrap_percentile(
@@ -75,10 +79,11 @@ def bootstrap_percentile(
     order = np.argsort(values, kind="stable")
     values, owner = values[order], owner[order]
     found = []
-    for weights in _weights(len(parts), seed=seed, resamples=resamples):
-        reached = np.cumsum(weights[owner])
-        place = int(np.searchsorted(reached, percent / 100 * reached[-1], side="left"))
-        found.append(values[min(place, len(values) - 1)])
+    for block in _weights(len(parts), seed=seed, resamples=resamples):
+        for weights in block:
+            reached = np.cumsum(weights[owner])
+            place = int(np.searchsorted(reached, percent / 100 * reached[-1], side="left"))
+            found.append(values[min(place, len(values) - 1)])
     low, high = np.percentile(found, (2.5, 97.5))
     return float(low), float(high)
 
@@ -94,9 +99,7 @@ def cluster_draws(values: ArrayLike, groups: Sequence[str], *, seed: int) -> Flo
     parts = grouped(np.asarray(values, float).tolist(), groups)
     totals = np.array([sum(part) for part in parts])
     sizes = np.array([len(part) for part in parts], float)
-    weights = _weights(len(parts), seed=seed, resamples=_RESAMPLES)
-    means: Floats = (weights @ totals) / (weights @ sizes)
-    return means
+    return _drawn_ratios(totals, sizes, seed, _RESAMPLES)
 
 
 def grouped(values: Sequence[float], groups: Sequence[str]) -> list[list[float]]:
@@ -107,9 +110,13 @@ def grouped(values: Sequence[float], groups: Sequence[str]) -> list[list[float]]
     return list(found.values())
 
 
-def _weights(groups: int, *, seed: int, resamples: int) -> Floats:
-    """How often each group was drawn: (resamples, groups)."""
-    drawn = np.random.default_rng(seed).integers(0, groups, size=(resamples, groups))
-    flat = drawn + np.arange(resamples)[:, None] * groups
-    counts = np.bincount(flat.ravel(), minlength=resamples * groups)
-    return counts.reshape(resamples, groups).astype(np.float64)
+def _weights(groups: int, *, seed: int, resamples: int) -> Iterator[Floats]:
+    """How often each group was drawn, in blocks (some resamples, groups) that fit in memory."""
+    dice = np.random.default_rng(seed)
+    block = max(1, _BLOCK // groups)
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = dice.integers(0, groups, size=(rows, groups))
+        flat = drawn + np.arange(rows)[:, None] * groups
+        counts = np.bincount(flat.ravel(), minlength=rows * groups)
+        yield counts.reshape(rows, groups).astype(np.float64)
