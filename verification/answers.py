@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from qwen_vl.dialogue import chat_inputs
+from qwen_vl.helper_revision import helper_revision
 from verification.boxes import allowed_box_text, grammar_tokens, is_whole_box, read_boxes
 from verification.errors import NotFiniteError
 from verification.evidence import Answer
-from verification.helper_revision import helper_revision
 from verification.probes import Box, Probe
 
 _MOST_BOX_TOKENS = 24  # longer than "(999,999),(999,999)" in single characters

@@ -56,7 +56,8 @@ class Stage:
         """Keep a finished piece."""
         text = json.dumps(facts, ensure_ascii=False).encode("utf-8", "surrogatepass")
         out = io.BytesIO()
-        np.savez(out, **{_META: np.frombuffer(text, dtype=np.uint8)}, **arrays)
+        every: dict[str, Any] = {_META: np.frombuffer(text, dtype=np.uint8), **arrays}
+        np.savez(out, **every)
         self._folder.mkdir(parents=True, exist_ok=True)
         write_bytes(self._path(piece), out.getvalue())
 

@@ -54,6 +54,7 @@ def _start(pair: tuple[Path, Path], folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=_ROOT, start_new_session=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_in_the_same_record(tmp_path: Path) -> None:
     native = snapshots.to_native(snapshots.original_weights())
     reference = snapshots.write_native(tmp_path / "tiny", native)
@@ -80,6 +81,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_record(tmp_path: Path) -> Non
     assert not work.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_agree_with_one(tmp_path: Path) -> None:
     native = snapshots.to_native(snapshots.original_weights())
     reference = snapshots.write_native(tmp_path / "tiny", native)

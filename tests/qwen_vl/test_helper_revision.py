@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwen_vl.chat_template import CHAT_TEMPLATE
-from verification.helper_revision import helper_revision
+from qwen_vl.helper_revision import helper_revision
 
 _OLD = CHAT_TEMPLATE.replace("': ' -", "':' -")
 
