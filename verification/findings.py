@@ -10,7 +10,7 @@ from itertools import zip_longest
 import numpy as np
 
 from verification.boxes import overlap, read_boxes
-from verification.evidence import Curve, Finding, ProbeResult
+from verification.evidence import Answer, Curve, Finding, ProbeResult
 from verification.grading import HIT
 from verification.intervals import (
     bootstrap_median,
@@ -135,7 +135,7 @@ def _box_findings(results: Sequence[ProbeResult], seed: int) -> dict[str, Findin
     }
 
 
-def _sides(results: Sequence[ProbeResult]) -> tuple[list[object], list[object]]:
+def _sides(results: Sequence[ProbeResult]) -> tuple[list[Answer], list[Answer]]:
     return [r.reference for r in results], [r.candidate for r in results]
 
 

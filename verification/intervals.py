@@ -49,7 +49,7 @@ def _bisect(rising: Callable[[float], float]) -> float:
 
 
 def bootstrap_ratio(
-    totals: Sequence[float], counts: Sequence[int], *, seed: int, resamples: int = _RESAMPLES
+    totals: Sequence[float], counts: Sequence[float], *, seed: int, resamples: int = _RESAMPLES
 ) -> Interval:
     """95 % interval of sum(totals) / sum(counts), drawing whole groups with replacement.
 
