@@ -88,7 +88,8 @@ class Speaker:
         )
         self._banned = self._ban()
         ranks = range(self.tokenizer.n_ranks)
-        self._box_tokens = grammar_tokens(self.tokenizer.convert_ids_to_tokens(ranks))
+        tokens: list[Any] = list(self.tokenizer.convert_ids_to_tokens(ranks))
+        self._box_tokens = grammar_tokens(tokens)
         self._allowed: dict[str, list[int]] = {}
 
     def _ban(self) -> Tensor:

@@ -14,7 +14,7 @@ from model_store.progress import NoProgress, Progress
 from verification.answers import Place
 from verification.batches import plan_batches
 from verification.errors import NoSuchProbeError
-from verification.evidence import Evidence, Finding, LayerError, ProbeResult
+from verification.evidence import Evidence, Finding, LayerError, ProbeResult, TaskResult
 from verification.findings import converted_findings, curve_findings, quantized_findings
 from verification.folders import Subject
 from verification.grading import grade
@@ -220,7 +220,7 @@ def _conclude(
     found = answered.evidence
     findings = dict(level.findings)
     findings |= input_findings(reference, candidate, plan, answered.replies, answered.heard)
-    tasks = []
+    tasks: list[TaskResult] = []
     with clock.stage("statistics"):
         if profile.claim == "converted":
             findings |= converted_findings(found.results, dtype=plan.place.dtype)

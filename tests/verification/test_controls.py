@@ -13,6 +13,7 @@ import torch
 
 import qwen_vl.vision
 import qwen_vl.weight_map
+from model_store.manifest import Manifest, scan, write_manifest
 from model_store.weight_rules import Rule, WeightMap
 from qwen_vl.weight_map import RULES
 from tests.verification import snapshots
@@ -215,6 +216,7 @@ def test_the_tokenizer_of_the_other_helper_revision_fails(tmp_path: Path, origin
     candidate = snapshots.write_native(tmp_path / "r1", weights)
     settings = candidate / "tokenizer_config.json"
     settings.write_text(json.dumps({"style": "r1"}), encoding="utf-8")
+    write_manifest(candidate, Manifest(files=scan(candidate)))
 
     status, report = _compare(tmp_path, original, candidate, "converted")
 
@@ -246,7 +248,7 @@ def test_an_epsilon_that_is_wrong_in_our_own_code_is_caught_by_the_witness(
         def __init__(self, width: int, eps: float) -> None:
             super().__init__(width, eps=10 * eps)
 
-    monkeypatch.setattr(qwen_vl.vision.nn, "LayerNorm", Off)
+    monkeypatch.setattr(torch.nn, "LayerNorm", Off)
 
     status, report = _compare(tmp_path, original, native, "converted")
 
