@@ -95,8 +95,8 @@ KINDS: dict[str, tuple[SceneKind, Task]] = {
 _NUMBERS = {kind: number for number, kind in enumerate((*KINDS, "comparison", "small talk"))}
 # the kinds that `samples` takes turns with
 MIXED = (
-    "caption", "grounding", "colour", "counting", "relation", "reading", "comparison", "dialogue",
-    "shape", "chart", "choice", "small talk",
+    "caption", "grounding", "colour", "counting", "relation", "reading", "comparison",
+    "small talk", "dialogue", "shape", "chart", "choice",
 )  # fmt: skip
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=200, help="questions a kind and language")
     parser.add_argument("--kinds", nargs="+", help="only these kinds of question")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--dtype",
+        default="bfloat16",
+        choices=("bfloat16", "float32"),
+        help="to compute in; the weights are bf16 either way",
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,28 +47,26 @@ def run(args: argparse.Namespace) -> int:
     import transformers
 
     from model_store.manifest import read_manifest, tool_version
-    from qwen_vl.loading import load_model, load_tokenizer
     from qwen_vl.scene_fonts import unseen_faces
-    from scripts.tiny_judging import KINDS, evaluate_kind, fonts_of, judging_style
+    from scripts.tiny_judging import KINDS, Task, fonts_of, judge_task, judging_style, load_subject
 
-    torch.set_num_threads(args.threads)
-    model = load_model(args.checkpoint, dtype=args.dtype)
-    tokenizer = load_tokenizer(args.checkpoint)
     style = judging_style()
+    known = args.kinds or KINDS
+    tasks = [Task(kind, args.count, args.seed) for kind in known]
+    if unseen_faces() and "reading" in known:
+        tasks.append(Task("reading", args.count, args.seed, unseen=True))
     told: dict[str, Any] = {}
-    for kind in args.kinds or KINDS:
-        told[kind] = evaluate_kind(
-            model, tokenizer, kind, count=args.count, seed=args.seed, style=style
-        )
-        print(_line(kind, told[kind]), file=sys.stderr, flush=True)
     unseen: dict[str, Any] = {}
-    if unseen_faces() and (not args.kinds or "reading" in args.kinds):
-        other = judging_style(unseen_faces())
-        unseen = evaluate_kind(
-            model, tokenizer, "reading", count=args.count, seed=args.seed, style=other
-        )
-        print(_line("unseen fonts", unseen), file=sys.stderr, flush=True)
-        unseen["fonts"] = fonts_of(other)["faces"]
+    spawn = multiprocessing.get_context("spawn")  # a forked torch may wait for ever
+    with ProcessPoolExecutor(
+        args.jobs, spawn, initializer=load_subject, initargs=(args.checkpoint, args.dtype)
+    ) as pool:
+        for task, facts in zip(tasks, pool.map(judge_task, tasks), strict=True):
+            print(_line(task, facts), file=sys.stderr, flush=True)
+            if task.unseen:
+                unseen = facts | {"fonts": fonts_of(judging_style(unseen_faces()))["faces"]}
+            else:
+                told[task.kind] = facts
     result = {
         "subject": read_manifest(args.checkpoint).content_digest,
         "command": f"python scripts/evaluate_tiny.py CHECKPOINT --count {args.count} "
@@ -83,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _line(kind: str, told: dict[str, Any]) -> str:
+def _line(task: Any, told: dict[str, Any]) -> str:
     parts = []
     for language, facts in told.items():
         low, high = facts["interval"]
@@ -91,7 +96,8 @@ def _line(kind: str, told: dict[str, Any]) -> str:
         if "mean_iou" in facts:
             part += f" IoU {facts['mean_iou']:.3f}"
         parts.append(f"{part} shuffled {facts['shuffled']['right']:.2f}")
-    return f"{kind:12} {' | '.join(parts)}"
+    name = "unseen fonts" if task.unseen else task.kind
+    return f"{name:12} {' | '.join(parts)}"
 
 
 if __name__ == "__main__":

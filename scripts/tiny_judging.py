@@ -10,20 +10,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from qwen_vl.boxes import parse_boxes
 from qwen_vl.dialogue import chat
 from qwen_vl.errors import QwenVLError
+from qwen_vl.loading import load_model, load_tokenizer
 from qwen_vl.scene_drawing import Box, Style
-from qwen_vl.scene_fonts import Face, chinese_faces, record, trained_faces
+from qwen_vl.scene_fonts import Face, chinese_faces, record, trained_faces, unseen_faces
 from qwen_vl.scene_words import LANGUAGES, Language
 from qwen_vl.scenes import Sample, samples
 from verification.intervals import bootstrap_ratio, wilson_interval
 
 BOXED = ("grounding", "dialogue")
-KINDS = ("colour", "shape", "relation", "counting", "presence", "background", "grounding", "reading",
-         "choice", "chart", "comparison", "region", "dialogue", "caption", "glyphs")  # fmt: skip
+KINDS = (
+    "colour", "shape", "relation", "counting", "presence", "background", "grounding", "reading",
+    "choice", "chart", "comparison", "region", "dialogue", "caption", "glyphs",
+)  # fmt: skip
 _LONGEST = 96  # tokens of an answer: a caption of five things has sixty
 _HIT = 0.5
 
@@ -115,20 +121,38 @@ def chance(asked: Sequence[Sample]) -> float:
     return max(Counter(one.answer for one in asked).values()) / len(asked)
 
 
-def evaluate_kind(
-    model: Any, tokenizer: Any, kind: str, *, count: int, seed: int, style: Style
-) -> dict[str, Any]:
-    """Figures of one kind: per language, the control, and the most telling mistakes."""
-    facts: dict[str, Any] = {}
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one process judges: so many questions of a kind in each language."""
+
+    kind: str
+    count: int
+    seed: int
+    unseen: bool = False  # print in the fonts that training never used
+
+
+_SUBJECT: list[Any] = []  # this process's model and tokenizer
+
+
+def load_subject(checkpoint: Path, dtype: str) -> None:
+    """Load the checkpoint that this process judges."""
+    torch.set_num_threads(1)
+    _SUBJECT[:] = [load_model(checkpoint, dtype=dtype), load_tokenizer(checkpoint)]
+
+
+def judge_task(task: Task) -> dict[str, Any]:
+    """Figures of one kind: per language, the control, and a few mistakes."""
+    model, tokenizer = _SUBJECT
+    style = judging_style(unseen_faces() if task.unseen else None)
+    boxes, facts = task.kind in BOXED, {}
     for language in LANGUAGES:
-        if kind == "glyphs" and not style.glyph_faces:
+        if task.kind == "glyphs" and not style.glyph_faces:
             continue
-        asked = questions(kind, language, count, seed=seed, style=style)
-        boxes = kind in BOXED
+        asked = questions(task.kind, language, task.count, seed=task.seed, style=style)
         judged = judge(model, tokenizer, asked)
         control = judge(model, tokenizer, shuffled(asked))
-        told = summary(judged, boxes=boxes, seed=seed)
-        told["shuffled"] = summary(control, boxes=boxes, seed=seed)
+        told = summary(judged, boxes=boxes, seed=task.seed)
+        told["shuffled"] = summary(control, boxes=boxes, seed=task.seed)
         told["commonest_answer"] = chance(asked)
         told["mistakes"] = [
             {"asked": one.question, "truth": one.answer, "reply": seen.reply}

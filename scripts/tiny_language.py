@@ -16,20 +16,21 @@ from scripts.tiny_muon import Muon
 from scripts.tiny_rows import REPORTED
 from scripts.tiny_warmup import pixel_values
 
-_MUON, _ADAM = 0.004, 1e-3
+MUON = 0.004
+_ADAM = 1e-3
 
 
 class Language:
     """The stage: the decoder and its head."""
 
-    def __init__(self, model: QwenVLForConditionalGeneration) -> None:
+    def __init__(self, model: QwenVLForConditionalGeneration, *, muon: float = MUON) -> None:
         self.model, self.text = model, model.model.language_model
         self.modules = nn.ModuleList([self.text, model.lm_head])
         matrices, rest = matrices_and_rest(
             [*self.text.named_parameters(), ("lm_head", model.lm_head.weight)]
         )
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=_MUON),
+            Muon(matrices, lr=muon),
             torch.optim.AdamW(rest, lr=_ADAM, weight_decay=0.0),
         ]
 

@@ -24,7 +24,8 @@ def orthogonalised(gradients: Tensor) -> Tensor:
     for _ in range(_ROUNDS):
         a = x @ x.mT
         x = _A * x + (_B * a + _C * a @ a) @ x
-    return x.mT if tall else x
+    out: Tensor = x.mT if tall else x
+    return out
 
 
 class Muon(torch.optim.Optimizer):

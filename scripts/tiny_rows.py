@@ -159,8 +159,8 @@ def _append(
 class LanguageBatches(Dataset[dict[str, Any]]):
     """Batch number `step` of the language stage, drawn when asked for."""
 
-    def __init__(self, ranks: dict[bytes, int], seed: int, steps: int) -> None:
-        self.ranks, self.seed, self.steps = ranks, seed, steps
+    def __init__(self, ranks: dict[bytes, int], seed: int, steps: int, *, rows: int = ROWS) -> None:
+        self.ranks, self.seed, self.steps, self.rows = ranks, seed, steps, rows
         self._writer: Writer | None = None
 
     def __len__(self) -> int:
@@ -172,6 +172,6 @@ class LanguageBatches(Dataset[dict[str, Any]]):
         style = training_style(step / self.steps)
         rows = [
             make_row(training_dice(self.seed + 1, step, number), self._writer, style)
-            for number in range(ROWS)
+            for number in range(self.rows)
         ]
         return pack([row for row in rows if row.asked], self._writer.pad_id)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from model_store.files import write_text
+
 _RISE = 40  # steps up to the full learning rate
 _FALL = 0.35  # the last share of the training, over which the rate comes down
 _LEAST = 0.02
@@ -115,3 +117,6 @@ class Run:
         for optimizer, kept in zip(self.stage.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         self.step, self.seconds = state["step"], state["seconds"]
+        # what was measured after the last checkpoint will be measured again
+        lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text(self.log_path, "".join(s for s in lines if json.loads(s)["step"] <= self.step))

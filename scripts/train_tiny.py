@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=16, help="pictures with questions, a step of the language stage"
+    )
+    parser.add_argument(
+        "--muon", type=float, default=0.004, help="Muon's rate in the language stage"
+    )
     parser.add_argument("--machine", default=f"{os.cpu_count()} CPUs", help="for the record")
 
 
@@ -42,6 +48,7 @@ def _note_run(args: argparse.Namespace) -> None:
     runs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
     command = f"python scripts/train_tiny.py FOLDER {args.stage} --steps {args.steps}"
     command += f" --minutes {args.minutes:g} --seed {args.seed} --threads {args.threads}"
+    command += f" --rows {args.rows} --muon {args.muon:g}" if args.stage == "language" else ""
     runs["runs"].append({"stage": args.stage, "command": command})
     runs |= {"seed": args.seed, "machine": args.machine}
     write_text(path, json.dumps(runs, indent=1) + "\n")
@@ -74,8 +81,10 @@ def run(args: argparse.Namespace) -> int:
         training.go(loaded(WarmupBatches(args.seed, args.steps), training.step))
     else:
         load_vision(model, args.folder / "vision.pt")
-        training = Run(args.folder, "language", Language(model), plan)
-        training.go(loaded(LanguageBatches(ranks, args.seed, args.steps), training.step))
+        training = Run(args.folder, "language", Language(model, muon=args.muon), plan)
+        training.go(
+            loaded(LanguageBatches(ranks, args.seed, args.steps, rows=args.rows), training.step)
+        )
     emit(args, {"steps": training.step, "seconds": training.seconds}, f"{training.step} steps")
     return 0
 

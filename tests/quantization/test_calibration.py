@@ -53,7 +53,7 @@ def test_drawn_samples_end_with_the_answer_and_its_end(tokenizer: QwenVLTokenize
     text = tokenizer.decode(first.input_ids.tolist())
     assert len(found.inputs) == 16
     assert text.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")
-    assert text.endswith("yellow triangle on a black background.<|im_end|>")
+    assert text.endswith("A green cross on a grey background.<|im_end|>")
     assert first.pixel_values is not None
     assert first.pixel_values.shape == (1, 3, 28, 28)
     assert any(one.pixel_values is None for one in found.inputs)

@@ -1,0 +1,230 @@
+"""The tiny model's training: what it learns from is what `chat` asks, and a minute of it helps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qwen_vl.dialogue import chat_inputs
+from qwen_vl.loading import load_tokenizer
+from qwen_vl.modeling import QwenVLForConditionalGeneration
+from qwen_vl.ranks import IMG_START, build_encoding, parse_ranks
+from qwen_vl.scene_dice import split_dice
+from qwen_vl.scene_drawing import GRID, draw_shapes
+from qwen_vl.scene_tasks import Question
+from qwen_vl.scene_words import COLOURS
+from qwen_vl.scenes import MIXED, PORTABLE, Sample, samples
+from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets
+from scripts.tiny_language import decode_packed
+from scripts.tiny_model import IMAGE_SIZE, IMAGE_TOKENS, fresh_model, original_config
+from scripts.tiny_muon import orthogonalised
+from scripts.tiny_prompts import Writer
+from scripts.tiny_rows import LanguageBatches, make_row, pack
+from scripts.tiny_running import Plan, Run, rate
+from scripts.tiny_vocabulary import template_texts, tiny_rank_file
+from scripts.tiny_warmup import pixel_values
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def rank_file() -> bytes:
+    return tiny_rank_file()
+
+
+@pytest.fixture(scope="module")
+def writer(rank_file: bytes) -> Writer:
+    return Writer(build_encoding(parse_ranks(rank_file, "ranks")))
+
+
+@pytest.fixture(scope="module")
+def model(rank_file: bytes) -> QwenVLForConditionalGeneration:
+    torch.manual_seed(0)
+    return fresh_model(rank_file.count(b"\n"))
+
+
+def _question(sample: Sample) -> Question:
+    earlier = tuple(
+        (query if isinstance(query, str) else str(query[-1]["text"]), answer)
+        for query, answer in sample.history
+    )
+    return Question(sample.kind, sample.language, sample.question, sample.answer, earlier)
+
+
+def test_what_is_trained_on_is_the_prompt_that_chat_makes(
+    tmp_path: Path, rank_file: bytes, writer: Writer
+) -> None:
+    (tmp_path / "qwen.tiktoken").write_bytes(rank_file)
+    config = original_config(rank_file.count(b"\n"))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path)
+    start = tokenizer.special_ids[IMG_START]
+
+    for sample in samples(5, 2 * len(MIXED)):
+        prefix = writer.chat_prefix(len(sample.images), labelled=True)
+        asked = writer.chat(_question(sample))
+        inputs = chat_inputs(
+            tokenizer, sample.elements, image_size=IMAGE_SIZE, history=list(sample.history)
+        )
+        theirs = list(inputs.input_ids)
+        for at in (n for n, token in enumerate(theirs) if token == start):
+            theirs[at + 1 : at + 1 + IMAGE_TOKENS] = [writer.pad_id] * IMAGE_TOKENS
+        ours = [*prefix, *asked.ids]
+        assert ours[: len(theirs)] == theirs, sample.kind
+        learned = list(asked.learned)[len(theirs) - len(prefix) :]
+        assert all(learned), sample.kind
+        answer = writer.encoding.decode(ours[len(theirs) : -1])
+        assert answer == sample.answer
+
+
+@torch.no_grad()
+def test_packed_questions_get_the_logits_of_each_one_alone(
+    model: QwenVLForConditionalGeneration, writer: Writer
+) -> None:
+    rows = [make_row(split_dice("train", 3, n), writer, PORTABLE) for n in range(3)]
+    batch = {k: torch.from_numpy(v) for k, v in pack(rows, writer.pad_id).items()}
+    pictures = pixel_values(batch["pixels"])
+    seen = model.get_image_features(pictures).pooler_output.flatten(0, 1)
+    text = model.model.language_model
+    embeddings = text.embed_tokens(batch["ids"]).index_put((batch["places"],), seen)
+
+    packed = model.lm_head(decode_packed(text, embeddings, batch))
+
+    first = 0
+    for number, row in enumerate(rows):
+        shown = pictures[first : first + len(row.images)]
+        first += len(row.images)
+        for segment in (1, len(row.asked)):
+            chosen = (batch["rows"] == number) & (
+                (batch["segments"] == 0) | (batch["segments"] == segment)
+            )
+            ids = batch["ids"][chosen][None]
+            alone = model(input_ids=ids, pixel_values=shown if len(shown) else None).logits[0]
+            assert torch.allclose(packed[chosen], alone, atol=2e-5)
+
+
+def test_only_answers_and_their_ends_are_learned(writer: Writer) -> None:
+    row = make_row(split_dice("train", 11), writer, PORTABLE)
+    batch = pack([row], writer.pad_id)
+
+    start = len(row.prefix)
+    assert (batch["labels"][:start] == -100).all()
+    for asked in row.asked:
+        labels = batch["labels"][start : start + len(asked.ids)]
+        told = [ids for ids, learned in zip(asked.ids, asked.learned, strict=True) if learned]
+        assert labels[labels >= 0].tolist() == told
+        start += len(asked.ids)
+
+
+def test_every_template_word_is_one_token(writer: Writer) -> None:
+    texts = template_texts()[:2000]
+    tokens = sum(len(writer.encoding.encode(text)) for text in texts)
+    words = sum(len(text.split()) for text in texts)
+
+    # Chinese has no spaces and numbers are single digits, so it cannot be less than one
+    assert tokens / words < 3.2
+    for word in (" circle", " red", "红色", "三角形", " relative", "十字形", "背景上"):
+        assert len(writer.encoding.encode(word)) == 1, word
+
+
+def test_a_cell_is_labelled_with_what_its_centre_shows() -> None:
+    scene = draw_shapes(split_dice("train", 4), PORTABLE, text=False)
+    targets = cell_targets(scene)
+
+    names = list(CLASSES)
+    colour, owner = targets.classes[names.index("colour")], targets.classes[names.index("owner")]
+    assert (owner == 0).sum() == len(scene.objects)
+    for cell in range(CELLS):
+        row, column = divmod(cell, SIDE)
+        x, y = ((n + 0.5) * GRID / SIDE for n in (column, row))
+        on = [t for t in scene.objects if t.box[0] <= x < t.box[2] and t.box[1] <= y < t.box[3]]
+        if on:
+            assert COLOURS[colour[cell]] == on[0].colour
+            assert targets.places[2:, cell] == pytest.approx([e / GRID for e in on[0].box])
+        elif owner[cell] != 0:
+            assert colour[cell] == CLASSES["colour"] - 1
+
+
+def test_a_muon_step_is_nearly_orthogonal() -> None:
+    torch.manual_seed(1)
+    for shape in ((3, 24, 48), (2, 48, 24)):
+        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    assert rate(0, 0.0) < 0.1
+    assert rate(100, 0.5) == 1
+    assert rate(1000, 0.99) < 0.1
+
+
+class _Line:
+    """The smallest thing to train: one weight that should become three."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.modules = torch.nn.Linear(1, 1, bias=False)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(self.modules.parameters(), lr=0.05)
+        ]
+
+    def step(
+        self, batch: dict[str, Any], *, measure: bool
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        x = batch["x"]
+        return (self.modules(x) - 3 * x).square().mean(), {}
+
+
+def _batches(start: int, stop: int) -> Any:
+    return iter([{"x": torch.full((4, 1), 1.0 + n % 3)} for n in range(start, stop)])
+
+
+def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    plan = Plan(steps=60, minutes=1e9, save_every=20)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = Run(tmp_path / "a", "line", _Line(), plan)
+    whole.go(_batches(0, 60))
+    Run(tmp_path / "b", "line", _Line(), plan).go(_batches(0, 30))
+
+    rest = Run(tmp_path / "b", "line", _Line(), plan)
+    assert rest.step == 30
+    rest.go(_batches(30, 60))
+
+    ours, theirs = (run.stage.modules.state_dict()["weight"] for run in (rest, whole))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_batch_follows_from_seed_and_step(rank_file: bytes) -> None:
+    ranks = parse_ranks(rank_file, "ranks")
+    first, again = (LanguageBatches(ranks, 5, 100)[7] for _ in range(2))
+    other = LanguageBatches(ranks, 6, 100)[7]
+
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first["ids"], other["ids"])
+
+
+def _losses(folder: Path, stage: str) -> list[float]:
+    lines = (folder / f"{stage}.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_lowers_both_losses(tmp_path: Path) -> None:
+    for stage, minutes in (("vision", "0.5"), ("language", "0.5")):
+        subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / "train_tiny.py"), str(tmp_path), stage,
+             "--steps", "200", "--minutes", minutes],
+            check=True, cwd=ROOT,
+        )  # fmt: skip
+        losses = _losses(tmp_path, stage)
+        assert len(losses) > 1
+        assert losses[-1] < 0.93 * losses[0], stage
