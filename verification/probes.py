@@ -78,7 +78,7 @@ def tokenizer_strings(seed: int, count: int = STRINGS) -> list[str]:
     def below(limit: int) -> int:
         return int(words.random_raw()) % limit
 
-    found = list(TRICKY_STRINGS)
+    found = dict.fromkeys(TRICKY_STRINGS)  # every string once, in order
     while len(found) < count:
         parts = []
         for _ in range(1 + below(6)):
@@ -87,8 +87,8 @@ def tokenizer_strings(seed: int, count: int = STRINGS) -> list[str]:
                 continue
             low, high = _RANGES[below(len(_RANGES))]
             parts.append("".join(chr(low + below(high - low + 1)) for _ in range(1 + below(12))))
-        found.append("".join(parts))
-    return found
+        found["".join(parts)] = None
+    return list(found)
 
 
 @dataclass(frozen=True, slots=True)
