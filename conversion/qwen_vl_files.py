@@ -19,6 +19,7 @@ from conversion.layouts import read_json_file
 from conversion.opened import OpenedSnapshot
 from model_store.paths import inside
 from qwen_vl.config_map import to_native_config, to_original_config
+from qwen_vl.helper_revision import helper_revision
 from qwen_vl.ranks import read_ranks
 from qwen_vl.side_files import (
     KEPT_TOKENIZER,
@@ -58,6 +59,9 @@ def native_files(opened: OpenedSnapshot, config: Mapping[str, Any]) -> SideFiles
     ranks = read_ranks(inside(opened.folder, RANKS))
     native = to_native_config(config, n_ranks=len(ranks))
     made = {CONFIG: native, **native_side_files(_tokenizer_config(opened), native)}
+    if helper_revision(opened.folder) == "r1":
+        # its code stays behind, so what it did has to be said
+        made[TOKENIZER_CONFIG]["style"] = "r1"
     written = {path: json_bytes(value) for path, value in made.items()}
     if opened.manifest.entry(TOKENIZER_JSON) is None:
         written[TOKENIZER_JSON] = tokenizer_json(ranks)

@@ -23,6 +23,7 @@ COMMANDS = {
     "chat": "qwen_vl.chat",
     "quantize": "quantization.gptq",
     "compare": "verification.compare",
+    "bless": "verification.bless",
     "card": "model_cards.generate",
     "lint-card": "model_cards.lint",
     "publish": "hub_tools.publish",

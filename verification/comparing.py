@@ -8,42 +8,66 @@ from pathlib import Path
 
 from model_store.progress import Progress
 from model_store.records import RecordSet, hardware, versions
+from verification.answers import Place
+from verification.baseline import Baseline, read_baseline, regressions
+from verification.evidence import Evidence, Finding
 from verification.folders import Subject, check_comparable, read_subject
-from verification.gate import judge, summarize
+from verification.gate import Judged, judge, summarize
 from verification.options import CompareOptions
 from verification.profile import Profile, load_profile
 from verification.report import ParityReport
-from verification.running import gather
+from verification.running import Job, gather
+from verification.world import World
 
+_BATCH = 16  # the default, which a command need not say
 _PACKAGES = ("modelferry", "torch", "transformers", "numpy", "pillow", "tiktoken")
 
 
 def compare(
-    reference: Path, candidate: Path, options: CompareOptions, *, progress: Progress
-) -> ParityReport:
-    """Compare two snapshot folders under the options' claim and profile; writes nothing.
+    reference: Path,
+    candidate: Path,
+    options: CompareOptions,
+    *,
+    work: Path,
+    progress: Progress,
+    world: World | None = None,
+) -> ParityReport | None:
+    """Compare two snapshot folders under the options' claim and profile.
+
+    Writes what is done so far into `work` and nothing else.
+
+    Returns:
+        The report; None in a process of `world` that is not the first.
 
     Raises:
         ProfileError: the profile cannot be used.
         NotComparableError: other architectures, or vocabularies that do not match.
         NotASnapshotError: a folder without a manifest.
+        BaselineError: the blessed report cannot be used.
         ToolkitError: weights or configuration that cannot be read.
     """
     started = time.monotonic()
+    world = world or World()
     profile = load_profile(options.profile, options.claim)
+    blessed = None if options.baseline is None else read_baseline(options.baseline, options.claim)
     subjects = (
         read_subject(reference, named=options.reference),
         read_subject(candidate, named=options.candidate),
     )
     check_comparable(*subjects)
-    samples = options.samples or profile.probes.samples
-    evidence = gather(*subjects, profile, samples=samples, seed=options.seed, progress=progress)
-    rows = judge(
-        profile,
-        evidence.findings,
-        probes_run=len(evidence.results),
-        seconds=evidence.seconds,
+    job = Job(
+        samples=options.samples or profile.probes.samples,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        place=Place(options.dtype, world.device(options.device)),
+        work=work,
+        world=world,
+        only=options.only,
     )
+    evidence = gather(*subjects, profile, job, progress=progress)
+    if evidence is None:
+        return None
+    rows = _judged(profile, evidence, blessed)
     record = RecordSet(
         name=f"parity-{options.claim}",
         reference=subjects[0].side.content_digest,
@@ -62,11 +86,23 @@ def compare(
         reference=subjects[0].side,
         candidate=subjects[1].side,
         rows=rows,
-        results=evidence.results,
-        weights=evidence.weights,
+        evidence=evidence,
         summary=summarize(record.verdict, rows, options.claim),
+        baseline=blessed,
         seconds=time.monotonic() - started,
     )
+
+
+def _judged(profile: Profile, evidence: Evidence, blessed: Baseline | None) -> tuple[Judged, ...]:
+    """Judge everything, then count what got worse than the blessed report."""
+    absent = Finding(None, note="no blessed report was named", applies=False)
+    findings = {"regressions": absent, **evidence.findings}
+    probes = len(evidence.results)
+    rows = judge(profile, findings, probes_run=probes, seconds=evidence.seconds)
+    if blessed is None:
+        return rows
+    findings["regressions"] = regressions(rows, blessed)
+    return judge(profile, findings, probes_run=probes, seconds=evidence.seconds)
 
 
 def _command(
@@ -79,4 +115,10 @@ def _command(
     command += ["--claim", options.claim, "--profile", named, "--seed", str(options.seed)]
     if options.samples is not None:
         command += ["--samples", str(options.samples)]
+    if options.only is not None:
+        command += ["--only", options.only]
+    if options.batch_size != _BATCH:
+        command += ["--batch-size", str(options.batch_size)]
+    if (options.dtype, options.device) != ("float32", "cpu"):
+        command += ["--dtype", options.dtype, "--device", options.device]
     return tuple(command)

@@ -2,10 +2,13 @@
 
 ToolkitError
 ├── UsageError
-│   └── ProfileError             a thresholds file that cannot be used as it is (exit 2)
+│   ├── ProfileError             a thresholds file that cannot be used as it is (exit 2)
+│   └── NoSuchProbeError         --only names a probe that is not run (exit 2)
 └── VerificationError            the comparison cannot be made (exit 4)
     ├── NotComparableError           other architecture, or vocabularies that do not match
     ├── NotFiniteError               a model that answers with NaN or infinity
+    ├── WorldError                   processes that do not find together
+    ├── BaselineError                a blessed report that cannot be used
     ├── WitnessError                 the independent forward does not cover this input
     └── ReportTargetError            the report's place holds something that is not ours
 """
@@ -23,6 +26,16 @@ class ProfileError(UsageError):
     def __init__(self, where: str, message: str) -> None:
         super().__init__(f"{where}: {message}")
         self.where = where
+
+
+class NoSuchProbeError(UsageError):
+    """`--only` names a probe that this seed and number of samples do not have."""
+
+    hint = "Keys are probe-000, probe-001, …; the report lists them."
+
+    def __init__(self, key: str, samples: int) -> None:
+        super().__init__(f"there is no {key!r} among {samples} probes")
+        self.key = key
 
 
 class VerificationError(ToolkitError):
@@ -49,3 +62,15 @@ class ReportTargetError(VerificationError):
     """The place of the report is taken by something that is not a report of ours."""
 
     hint = "Choose another folder with --report."
+
+
+class WorldError(VerificationError):
+    """The processes of one comparison do not find together."""
+
+    hint = "Start them with torchrun: torchrun --nproc-per-node 2 -m verification.compare …"
+
+
+class BaselineError(VerificationError):
+    """A blessed report that cannot be used, or is about something else."""
+
+    hint = "Bless a report of the same claim: python -m verification.bless REPORT."

@@ -11,6 +11,9 @@ from verification.evidence import Finding
 from verification.measures import BY_CLAIM, Measure
 from verification.profile import Limit, Profile
 
+_ENDS = {
+    "value": "", "upper": ", upper 95 %", "lower": ", lower 95 %", "one-sided": ", one-sided 95 %"
+}  # fmt: skip
 _SIGNS = {"at most": "≤", "at least": "≥", "more than": ">"}
 
 
@@ -103,7 +106,7 @@ def rounded(value: float) -> float:
 
 def _judged_number(measure: Measure, finding: Finding) -> float:
     if finding.interval is not None and measure.side != "value":
-        return finding.interval[1 if measure.side == "upper" else 0]
+        return finding.interval[1 if measure.side == "upper" else 0]  # else a lower end
     assert finding.value is not None  # noqa: S101
     return finding.value
 
@@ -136,7 +139,7 @@ def _threshold(measure: Measure, limit: Limit) -> str | None:
     if limit.pass_at is None:
         return None
     sign = _SIGNS[measure.sense]
-    end = {"value": "", "upper": ", upper 95 %", "lower": ", lower 95 %"}[measure.side]
+    end = _ENDS[measure.side]
     warn = "" if limit.warn_at is None else f" (warn {sign} {limit.warn_at:g})"
     return f"{sign} {limit.pass_at:g}{end}{warn}"
 
@@ -199,8 +202,23 @@ def _said(row: Judged) -> tuple[str, str]:
     where = f" ({first}{', …' if more else ''})" if m.note else ""
     return (
         f"“{row.measure.en}” is {what}, and the limit is {limit}{where}",
-        f"“{row.measure.zh}”为 {what}，限值为 {limit}{where}",
+        f"“{row.measure.zh}”为 {_in_chinese(what)}，限值为 {_in_chinese(limit or '')}{where}",
     )
+
+
+# units and ends of intervals, as the sentence needs them
+_CHINESE = {
+    "one-sided 95 %": "单侧 95 % 下限", "upper 95 %": "95 % 上限", "lower 95 %": "95 % 下限",
+    "warn": "警告", "tensors": "个张量", "settings": "项配置", "texts": "条文本",
+    "answers": "个回答", "boxes": "个框", "modules": "个模块", "linears": "个线性层",
+    "tasks": "类题型", "measurements": "个测量项", "tokens": "个词元", "points": "个百分点",
+}  # fmt: skip
+
+
+def _in_chinese(text: str) -> str:
+    for english, chinese in _CHINESE.items():
+        text = text.replace(english, chinese)
+    return text
 
 
 _BARE = frozenset({"share", "ratio", "relative"})  # units that only say how to read the number

@@ -1,4 +1,4 @@
-"""Small pieces of HTML: escaping, bilingual labels, thumbnails, boxes, bars."""
+"""Small pieces of HTML: escaping, bilingual labels, thumbnails, boxes, bars, marked answers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
+from verification.evidence import Answer
 from verification.probes import Box
 
 _THUMBNAIL = 160  # pixels, longer side
@@ -17,7 +19,12 @@ _GRID = 1000
 
 def escaped(text: str) -> str:
     """Make text from outside harmless, and its control characters visible."""
-    return html.escape("".join(_visible(char) for char in text), quote=True)
+    return html.escape(visible(text), quote=True)
+
+
+def visible(text: str) -> str:
+    """Show control characters, and disarm what could reorder the text around it."""
+    return "".join(_visible(char) for char in text)
 
 
 def _visible(char: str) -> str:
@@ -45,28 +52,52 @@ def thumbnail(image: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def figure(image: Image.Image, boxes: Sequence[tuple[str, Box]]) -> str:
-    """Show an image with boxes over it; each is (CSS class, box in thousandths)."""
-    drawn = "".join(_rectangle(name, box) for name, box in boxes)
+@dataclass(frozen=True, slots=True)
+class DrawnBox:
+    """A box over a picture: whose it is (a CSS class), where, and what it is said to be."""
+
+    kind: str
+    box: Box
+    label: str = ""
+
+
+def figure(image: Image.Image, boxes: Sequence[DrawnBox]) -> str:
+    """Show an image with boxes over it.
+
+    Labels may be in any script, so they stand in the page and not in the picture; numbers, which
+    every font has, tie them together.
+    """
+    names = list(dict.fromkeys(box.label for box in boxes if box.label))
+    drawn = "".join(_rectangle(box, names) for box in boxes)
     overlay = (
         f'<svg viewBox="0 0 {_GRID} {_GRID}" preserveAspectRatio="none" aria-hidden="true">'
         f"{drawn}</svg>"
     )
-    return f'<figure><img alt="" src="{thumbnail(image)}">{overlay if boxes else ""}</figure>'
+    listed = "".join(f"<li>{escaped(name)}</li>" for name in names)
+    caption = f"<figcaption><ol>{listed}</ol></figcaption>" if names else ""
+    return (
+        f'<figure><div class="picture"><img alt="" loading="lazy" src="{thumbnail(image)}">'
+        f"{overlay if boxes else ''}</div>{caption}</figure>"
+    )
 
 
-def _rectangle(name: str, box: Box) -> str:
-    x1, y1, x2, y2 = box
+def _rectangle(drawn: DrawnBox, names: Sequence[str]) -> str:
+    x1, y1, x2, y2 = drawn.box
     # a box without area still has to be seen
     width, height = max(x2 - x1, 8), max(y2 - y1, 8)
-    return f'<rect class="box {name}" x="{x1}" y="{y1}" width="{width}" height="{height}"/>'
+    rect = f'<rect class="box {drawn.kind}" x="{x1}" y="{y1}" width="{width}" height="{height}"/>'
+    if not drawn.label or drawn.kind != "ref":
+        return rect
+    number = names.index(drawn.label) + 1
+    x, y = min(x1 + 12, _GRID - 60), max(y1 + 78, 78)
+    return f'{rect}<text class="tag" x="{x}" y="{y}">{number}</text>'
 
 
-def bars(values: Sequence[float], top: float, *, name: str) -> str:
-    """Draw one thin bar per value; a bar as high as the drawing is `top`."""
+def bars(values: Sequence[float], top: float, *, name: str, marked: int = -1) -> str:
+    """Draw one thin bar per value; a bar as high as the drawing is `top`, one may be marked."""
     rects = "".join(
-        f'<rect x="{i * 10 + 1}" y="{100 - h:.1f}" width="8" height="{h:.1f}">'
-        f"<title>{i + 1}: {value:.4g}</title></rect>"
+        f'<rect{" class=first" if i == marked else ""} x="{i * 10 + 1}" y="{100 - h:.1f}" '
+        f'width="8" height="{h:.1f}"><title>{i + 1}: {value:.4g}</title></rect>'
         for i, value in enumerate(values)
         for h in [max(1.5, 100 * min(value / top, 1.0)) if top > 0 else 1.5]
     )
@@ -76,15 +107,14 @@ def bars(values: Sequence[float], top: float, *, name: str) -> str:
     )
 
 
-def marked_difference(text: str, other: str) -> str:
-    """Show `text` with the first character that differs from `other` marked."""
-    same = next(
-        (i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b),
-        min(len(text), len(other)),
-    )
-    if text == other:
-        return escaped(text) or "∅"
-    # a text that just ends where the other goes on has nothing to mark but its end
-    first = escaped(text[same]) if same < len(text) else "∎"
-    rest = escaped(text[same + 1 :])
-    return f'{escaped(text[:same])}<mark>{first}</mark><span class="after">{rest}</span>'
+def marked_token(answer: Answer, at: int) -> str:
+    """Show an answer with one token marked; a token without text is marked as the end."""
+    if at >= len(answer.ids):
+        return escaped(answer.text) or "∅"
+    start, end = answer.token_span(at)
+    # a token may be part of a character: then the character is marked
+    end = max(end, min(start + 1, len(answer.text)))
+    before, token, after = answer.text[:start], answer.text[start:end], answer.text[end:]
+    shown = escaped(token) if token.strip() else escaped(token.replace(" ", "␣")) or "∎"
+    rest = f'<span class="after">{escaped(after)}</span>' if after else ""
+    return f"{escaped(before)}<mark>{shown}</mark>{rest}"

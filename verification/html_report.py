@@ -1,15 +1,20 @@
-"""report.html: one self-contained page; no script, no network, light and dark, two languages."""
+"""report.html: one self-contained page; no network, light and dark, two languages."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
+from verification.baseline import is_worse
 from verification.evidence import Side
 from verification.gate import Judged, shown
+from verification.html_charts import distribution_chart, interval_drawing, layer_chart
+from verification.html_explorer import explorer, script, script_policy
 from verification.html_parts import both, escaped
 from verification.html_samples import LEGEND, sample_card, weight_charts
+from verification.html_tasks import flips
 from verification.report import ParityReport, environment
+from verification.tracing import FLOORS
 
 _STYLE = Path(__file__).with_name("report.css")
 _SAMPLES = 20
@@ -30,7 +35,7 @@ _COLUMNS = (
     ("", ""),
     ("Measurement", "测量项"),
     ("Value", "数值"),
-    ("95 % interval", "95 % 区间"),
+    ("95 % interval, zones", "95 % 区间与限值区"),
     ("Limit", "限值"),
     ("Margin", "余量"),
     ("n", "n"),
@@ -48,16 +53,20 @@ def html(report: ParityReport) -> str:
         _pair(report),
         _measurements(report),
         _samples(report),
+        flips(report.results, report.evidence.tasks),
+        _distribution(report),
+        _layers(report),
         _weights(report),
+        explorer(report.results),
         _environment(report),
-        "</main>",
+        f"</main><script>{script()}</script>",
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # nothing may be fetched, and nothing may run, even if some text got through
+        # nothing may be fetched, and no script but ours may run, even if some text got through
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'\">"
+        f"img-src data:; style-src 'unsafe-inline'; script-src {script_policy()}\">"
         f"<title>{escaped(title)}</title>"
         f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
         + "\n".join(part for part in parts if part)
@@ -77,9 +86,14 @@ def _header() -> str:
 
 def _verdict(report: ParityReport) -> str:
     sentence = both(escaped(report.summary.en), escaped(report.summary.zh))
+    culprit = report.evidence.culprit
+    blame = ""
+    if culprit:
+        words = both("First module at fault:", "首个出错的模块：")
+        blame = f"<p>{words} {escaped(culprit)}</p>"
     return (
         f'<section class="verdict {report.verdict}"><strong>{both(*_WORDS[report.verdict])}'
-        f"</strong><h1>{sentence}</h1></section>"
+        f"</strong><h1>{sentence}</h1>{blame}</section>"
     )
 
 
@@ -113,29 +127,64 @@ def _measurements(report: ParityReport) -> str:
     )
     lead = both(
         "Bold rows are primary: without them there is no verdict. A margin below zero is beyond "
-        "the limit. Intervals draw whole dialogues, those of boxes single boxes. Seconds are "
+        "the limit. Intervals draw whole pictures with all their dialogues. Seconds are "
         "those of the shared stage.",
-        "粗体为主要项：缺少它们就没有结论。余量为负表示超出限值。区间按整段对话重抽样，检测框的区间按单个框重抽样。"
+        "粗体为主要项：缺少它们就没有结论。余量为负表示超出限值。区间按整图连同其全部对话重抽样。"
         "秒数为所在阶段的用时。",
     )
-    rows = "".join(_row(row) for row in report.rows)
+    rows = "".join(_row(row, report) for row in sorted(report.rows, key=_urgency))
     return (
-        f"<h2>{both('Measurements', '测量')}</h2><p class=lead>{lead}</p>"
+        f"<h2>{both('Measurements', '测量')}</h2><p class=lead>{lead}</p>{_blessed(report)}"
         f'<div class="card"><table class="measurements"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
-def _row(row: Judged) -> str:
+def _urgency(row: Judged) -> int:
+    """Failures first, then warnings, then all else in the gate's own order."""
+    return {"fail": 0, "warn": 1}.get(row.measurement.verdict, 2)
+
+
+def _blessed(report: ParityReport) -> str:
+    blessed = report.baseline
+    if blessed is None:
+        return ""
+    note = f": {escaped(blessed.note)}" if blessed.note else ""
+    return (
+        "<p class=lead>"
+        + both(
+            f"Held against the report of {escaped(blessed.label)}, blessed by {escaped(blessed.by)}"
+            f"{note}. ▼ marks what is worse than both intervals explain.",
+            f"与 {escaped(blessed.label)} 的报告对比（由 {escaped(blessed.by)} 确认{note}）。"
+            "▼ 表示超出双方区间的退化。",
+        )
+        + "</p>"
+    )
+
+
+def _was(row: Judged, report: ParityReport) -> str:
+    """What the blessed report has for a measurement, under the value."""
+    blessed = report.baseline
+    before = None if blessed is None else blessed.value(row.measure.name)
+    if blessed is None or before is None:
+        return ""
+    mark = "▼ " if is_worse(row, blessed) else ""
+    return f'<span class="note">{mark}{both("was", "此前")} {before:.4g}</span>'
+
+
+def _row(row: Judged, report: ParityReport) -> str:
     m = row.measurement
+    limit = report.profile.limits[m.name]
     kind = "reported" if row.only_reported else m.verdict
     chip = f'<span class="chip {kind}">{both(*_CHIPS[kind])}</span>'
     name = both(escaped(row.measure.en), escaped(row.measure.zh))
     note = f'<span class="note">{escaped(m.note)}</span>' if m.note else ""
-    interval = "" if m.interval is None else f"{m.interval[0]:.4g} … {m.interval[1]:.4g}"
+    interval = ""
+    if m.interval is not None:
+        interval = f'<span class="note">{m.interval[0]:.4g} … {m.interval[1]:.4g}</span>'
     cells = (
-        ("", escaped(shown(m))),
-        ("95 %", interval),
+        ("", escaped(shown(m)) + _was(row, report)),
+        ("95 %", interval_drawing(row, limit) + interval),
         ("limit", _limit(m.threshold)),
         ("margin", _margin(row.margin)),
         ("n =", str(m.n)),
@@ -166,15 +215,19 @@ def _samples(report: ParityReport) -> str:
     worst = report.worst(_SAMPLES)
     if not worst:
         return ""
-    top = max(float(result.divergence.kld_max) for result in worst)
+    top = max(float(result.kl_max) for result in worst)
     lead = both(
-        f"The {len(worst)} of {len(report.results)} probes with the largest mean KL divergence. "
-        "The first character that differs is marked. Bars are the divergence at each token of the "
-        f"reference's answer; the highest is {top:.3g} nats.",
-        f"{len(report.results)} 个探针中平均 KL 散度最大的 {len(worst)} 个。首个不同的字符已标出。"
-        f"柱形为参考回答各词元处的散度，最高 {top:.3g} nats。",
+        f"{len(worst)} of {len(report.results)} probes: first those that went from right to "
+        "wrong, then those with the largest mean KL divergence. The first token that differs is "
+        "marked. "
+        "Bars are the divergence at each token of the reference's answer; the highest is "
+        f"{top:.3g} nats.",
+        f"{len(report.results)} 个探针中的 {len(worst)} 个：先列由对变错者，"
+        "再列平均 KL 散度最大者。"
+        f"首个不同的词元已标出。柱形为参考回答各词元处的散度，最高 {top:.3g} nats。",
     )
-    cards = "".join(sample_card(result, top=top) for result in worst)
+    command = report.record.command
+    cards = "".join(sample_card(result, top=top, command=command) for result in worst)
     boxed = any(result.reference_box is not None for result in worst)
     return (
         f"<h2>{both('Worst samples', '差异最大的样本')}</h2><p class=lead>{lead}</p>"
@@ -182,8 +235,38 @@ def _samples(report: ParityReport) -> str:
     )
 
 
+def _distribution(report: ParityReport) -> str:
+    if not report.results:
+        return ""
+    lead = both(
+        "Share of the positions whose divergence stays below a value. The further left a curve, "
+        "the closer it is to the reference.",
+        "散度低于某值的位置所占比例。曲线越靠左，越接近参考。",
+    )
+    return (
+        f"<h2>{both('KL divergence', 'KL 散度')}</h2><p class=lead>{lead}</p>"
+        f"{distribution_chart(report.curves())}"
+    )
+
+
+def _layers(report: ParityReport) -> str:
+    if not report.evidence.layers:
+        return ""
+    place = report.record.command
+    dtype = place[place.index("--dtype") + 1] if "--dtype" in place else "float32"
+    lead = both(
+        "Relative error of each module's output, on the probes that are traced. A module after a "
+        "broken one carries its error on, and makes none by itself.",
+        "各模块输出的相对误差（在被追踪的探针上）。出错模块之后的模块会传递误差，但自身并不出错。",
+    )
+    return (
+        f"<h2>{both('Error by module', '逐模块误差')}</h2><p class=lead>{lead}</p>"
+        f"{layer_chart(report.evidence.layers, FLOORS[dtype])}"
+    )
+
+
 def _weights(report: ParityReport) -> str:
-    if not report.weights:
+    if not report.evidence.weights:
         return ""
     limit = report.profile.limits["weight_error_max"]
     lead = both(
@@ -193,7 +276,7 @@ def _weights(report: ParityReport) -> str:
     )
     return (
         f"<h2>{both('Weight error', '权重误差')}</h2><p class=lead>{lead}</p>"
-        f"{weight_charts(report.weights, limit)}"
+        f"{weight_charts(report.evidence.weights, limit)}"
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
 _RESAMPLES = 2000
+_BLOCK = 1 << 22  # draws in memory at once
 
 Interval = tuple[float, float]
+Floats = NDArray[np.float64]
 
 
 def wilson_interval(hits: int, n: int) -> Interval:
@@ -47,27 +49,74 @@ def _bisect(rising: Callable[[float], float]) -> float:
 
 
 def bootstrap_ratio(
-    totals: Sequence[float], counts: Sequence[int], *, seed: int, resamples: int = _RESAMPLES
+    totals: Sequence[float], counts: Sequence[float], *, seed: int, resamples: int = _RESAMPLES
 ) -> Interval:
     """95 % interval of sum(totals) / sum(counts), drawing whole groups with replacement.
 
     Tokens of one answer are not independent of each other; dialogues are, so they are what is
     drawn.
     """
-    every, sizes = np.asarray(totals, float), np.asarray(counts, float)
-    drawn = _draws(len(every), seed=seed, resamples=resamples)
-    means = every[drawn].sum(1) / sizes[drawn].sum(1)
+    means = _drawn_ratios(np.asarray(totals, float), np.asarray(counts, float), seed, resamples)
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
 
 
-def bootstrap_median(values: Sequence[float], *, seed: int) -> Interval:
-    """95 % interval of a median, drawing values with replacement."""
-    every = np.asarray(values, float)
-    drawn = _draws(len(every), seed=seed, resamples=_RESAMPLES)
-    low, high = np.percentile(np.median(every[drawn], axis=1), (2.5, 97.5))
+def _drawn_ratios(totals: Floats, sizes: Floats, seed: int, resamples: int) -> Floats:
+    blocks = _weights(len(totals), seed=seed, resamples=resamples)
+    return np.concatenate([(block @ totals) / (block @ sizes) for block in blocks])
+
+
+def bootstrap_percentile(
+    parts: Sequence[Floats], percent: float, *, seed: int, resamples: int = 400
+) -> Interval:
+    """95 % interval of a percentile over all values, drawing whole groups (arrays) of values.
+
+    A drawn group counts its values as often as it was drawn; the percentile of such a weighted
+    list is the smallest value that at least that share of the weight does not exceed.
+    """
+    values = np.concatenate([np.asarray(part, float) for part in parts])
+    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    order = np.argsort(values, kind="stable")
+    values, owner = values[order], owner[order]
+    found = []
+    for block in _weights(len(parts), seed=seed, resamples=resamples):
+        for weights in block:
+            reached = np.cumsum(weights[owner])
+            place = int(np.searchsorted(reached, percent / 100 * reached[-1], side="left"))
+            found.append(values[min(place, len(values) - 1)])
+    low, high = np.percentile(found, (2.5, 97.5))
     return float(low), float(high)
 
 
-def _draws(groups: int, *, seed: int, resamples: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, groups, size=(resamples, groups))
+def bootstrap_median(values: Sequence[float], groups: Sequence[str], *, seed: int) -> Interval:
+    """95 % interval of a median, drawing whole groups of values with replacement."""
+    parts = [np.asarray(part) for part in grouped(values, groups)]
+    return bootstrap_percentile(parts, 50, seed=seed, resamples=_RESAMPLES)
+
+
+def cluster_draws(values: ArrayLike, groups: Sequence[str], *, seed: int) -> Floats:
+    """Means of `_RESAMPLES` draws of whole groups of values."""
+    parts = grouped(np.asarray(values, float).tolist(), groups)
+    totals = np.array([sum(part) for part in parts])
+    sizes = np.array([len(part) for part in parts], float)
+    return _drawn_ratios(totals, sizes, seed, _RESAMPLES)
+
+
+def grouped(values: Sequence[float], groups: Sequence[str]) -> list[list[float]]:
+    """Put values of one group together, groups in the order in which they first occur."""
+    found: dict[str, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        found.setdefault(group, []).append(value)
+    return list(found.values())
+
+
+def _weights(groups: int, *, seed: int, resamples: int) -> Iterator[Floats]:
+    """How often each group was drawn, in blocks (some resamples, groups) that fit in memory."""
+    dice = np.random.default_rng(seed)
+    block = max(1, _BLOCK // groups)
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = dice.integers(0, groups, size=(rows, groups))
+        flat = drawn + np.arange(rows)[:, None] * groups
+        counts = np.bincount(flat.ravel(), minlength=rows * groups)
+        yield counts.reshape(rows, groups).astype(np.float64)

@@ -33,7 +33,39 @@ class CompareOptions:
         "number of probe dialogues (default: the profile's)", default=None, metavar="N"
     )
     seed: int = option("seed of probes and bootstrap", default=0, metavar="S")
+    batch_size: int = option("probes that go through a model together", default=16, metavar="N")
+    dtype: str = option(
+        "number type that both models run in",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    device: str = option(
+        "where both models run: cpu, cuda (under torchrun one device each), cuda:1, …",
+        default="cpu",
+    )
+    work: Path | None = option(
+        "folder for what is done so far, kept: a reference is then asked once for many candidates "
+        "(default: beside the report, removed when that is written)",
+        default=None,
+        metavar="DIR",
+        recorded=False,
+    )
+    baseline: Path | None = option(
+        "blessed report to show regressions against, see verification.bless",
+        default=None,
+        metavar="FILE",
+        recorded=False,
+    )
+    only: str | None = option(
+        "run one probe by its key, with all else as before, to look into it; gives no verdict",
+        default=None,
+        metavar="KEY",
+        recorded=False,
+    )
 
     def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 1:
-            raise UsageError(f"--samples is {self.samples}", hint="Ask for one sample or more.")
+        for name, value in (("--samples", self.samples), ("--batch-size", self.batch_size)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}", hint="Ask for one or more.")
+        if self.seed < 0:
+            raise UsageError("--seed must not be negative")

@@ -1,11 +1,11 @@
 """The seeded questions that both sides are asked, and the strings both tokenizers must agree on.
 
 Three in four probes show drawn scenes, one in four is text only; English and Chinese take turns.
-The scenes are of the test split, which calibration never draws from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +14,18 @@ from typing import Literal
 from numpy.random import PCG64
 from PIL import Image
 
-from qwen_vl.scenes import MIXED, Elements, Sample, samples
+from qwen_vl.scenes import Sample, samples
 
 Box = tuple[int, int, int, int]
+Elements = tuple[dict[str, Image.Image | str], ...]
 Language = Literal["en", "zh"]
-_GROUNDING = "grounding"
-_OTHERS = tuple(kind for kind in MIXED if kind not in (_GROUNDING, "small talk"))
-_ROUND = 4  # a grounding question, two others with images, one without
-_GROUNDED = re.compile(r"<ref>(.*?)</ref><box>.*</box>")
+_ROUND = 4  # a question for a box, two others with images, one without
+_BOXED = ("grounding", "grounding", "dialogue")
+_OTHERS = (
+    "colour", "counting", "relation", "reading", "shape", "chart", "choice", "presence",
+    "comparison", "background", "region", "caption",
+)  # fmt: skip
+_GROUNDED = re.compile(r"<ref>(.*?)</ref><box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
 
 _SUBJECTS = {
     "en": ("a lighthouse", "an abacus", "the tides", "a kite", "bread", "a compass", "snow",
@@ -55,6 +59,38 @@ TRICKY_STRINGS = (
 )  # fmt: skip
 
 
+# what the made-up strings are drawn from: letters, CJK, kana, hangul, arabic, symbols, emoji, space
+_RANGES = (
+    (0x20, 0x7E), (0x61, 0x7A), (0x4E00, 0x9FFF), (0x3041, 0x30FF), (0xAC00, 0xD7A3),
+    (0x0621, 0x064A), (0x0400, 0x04FF), (0x2000, 0x2BFF), (0x1F300, 0x1FAFF), (0x0300, 0x036F),
+)  # fmt: skip
+_PIECES = (
+    "<img>a.png</img>", "</img>", "<ref>", "</ref>", "<box>", "</box>", "<|im_start|>",
+    "<|im_end|>", "(12,345)", "\n", "  ", "Picture 1: ", "answer", "回答", "0.5", "don't",
+)  # fmt: skip
+STRINGS = 2048
+
+
+def tokenizer_strings(seed: int, count: int = STRINGS) -> list[str]:
+    """Strings that both tokenizers must agree on: the tricky ones, then seeded mixtures."""
+    words = PCG64([seed, 0x70CE])
+
+    def below(limit: int) -> int:
+        return int(words.random_raw()) % limit
+
+    found = dict.fromkeys(TRICKY_STRINGS)  # every string once, in order
+    while len(found) < count:
+        parts = []
+        for _ in range(1 + below(6)):
+            if below(3) == 0:
+                parts.append(_PIECES[below(len(_PIECES))])
+                continue
+            low, high = _RANGES[below(len(_RANGES))]
+            parts.append("".join(chr(low + below(high - low + 1)) for _ in range(1 + below(12))))
+        found["".join(parts)] = None
+    return list(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One question: what is shown and asked, and the box that is looked for, if any."""
@@ -66,51 +102,93 @@ class Probe:
     history: tuple[tuple[str | Elements, str], ...]
     target: str | None = None  # what a grounding question asks for, in words
     truth: Box | None = None  # where it is, in thousandths
+    answer: str | None = None  # the right answer, where there is one
+    group: str = ""  # probes that show the same picture share it; statistics draw whole groups
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
-        told = [query for query, _ in self.history if not isinstance(query, str)]
-        values = (v for elements in (*told, self.elements) for e in elements for v in e.values())
-        return tuple(value for value in values if isinstance(value, Image.Image))
+        """The pictures of all turns, in reading order."""
+        shown = [query for query, _ in self.history if not isinstance(query, str)]
+        return tuple(
+            value
+            for elements in (*shown, self.elements)
+            for element in elements
+            for value in element.values()
+            if isinstance(value, Image.Image)
+        )
 
     @property
     def question(self) -> str:
-        """The text alone, for reports and for the tokenizers."""
-        values = (value for element in self.elements for value in element.values())
-        return " ".join(value for value in values if isinstance(value, str))
+        """The text of the last turn."""
+        return _text_of(self.elements)
+
+    @property
+    def told(self) -> str:
+        """The text of all turns, a line each."""
+        turns = [
+            f"{query if isinstance(query, str) else _text_of(query)}\n{answer}"
+            for query, answer in self.history
+        ]
+        return "\n".join((*turns, self.question))
+
+
+def _text_of(elements: Elements) -> str:
+    values = (value for element in elements for value in element.values())
+    return " ".join(value for value in values if isinstance(value, str))
 
 
 def make_probes(seed: int, count: int) -> list[Probe]:
-    """Make the probes of a seed; a longer list starts with the shorter one's."""
-    grounding = samples(seed, count, split="test", kinds=(_GROUNDING,))
-    others = samples(seed, count, split="test", kinds=_OTHERS)
+    """Make the probes of a seed; a longer list starts with the shorter one's.
+
+    Scenes are of the test split, which shares no seed with calibration or training.
+    """
+    half = count // 2 + 1
+    grounding = samples(seed, half, split="test", kinds=_BOXED)
+    others = samples(seed, 2 * half, split="test", kinds=_OTHERS)
+    talk = samples(seed, half, split="test", kinds=("small talk",))
     spoken = _text_questions(seed)
     probes = []
     for index in range(count):
         turn = index % _ROUND
-        if turn == _ROUND - 1:
-            probes.append(_text_probe(index, next(spoken)))
+        if turn == 0:
+            probes.append(_sample_probe(index, next(grounding)))
+        elif turn < _ROUND - 1:
+            probes.append(_sample_probe(index, next(others)))
+        elif index // _ROUND % 2:
+            probes.append(_sample_probe(index, next(talk)))
         else:
-            probes.append(_image_probe(index, next(grounding if turn == 0 else others)))
+            probes.append(_text_probe(index, next(spoken)))
     return probes
 
 
-def _image_probe(index: int, sample: Sample) -> Probe:
-    grounded = _GROUNDED.fullmatch(sample.answer) if sample.kind == _GROUNDING else None
+def _sample_probe(index: int, sample: Sample) -> Probe:
+    grounded = _GROUNDED.fullmatch(sample.answer)
     return Probe(
         key=f"probe-{index:03d}",
         language=sample.language,
-        kind=sample.kind,
+        kind="text" if sample.kind == "small talk" else sample.kind,
         elements=sample.elements,
         history=sample.history,
-        target=grounded[1] if grounded else None,
-        truth=sample.box if grounded else None,
+        target=grounded[1] if grounded and sample.box else None,
+        truth=sample.box,
+        answer=sample.answer,
+        group=_picture_key(sample),
     )
+
+
+def _picture_key(sample: Sample) -> str:
+    total = hashlib.sha256()
+    for image in sample.images:
+        total.update(image.convert("RGB").tobytes())
+    if not sample.images:  # what is asked again counts once
+        total.update(sample.question.encode())
+    return total.hexdigest()[:16]
 
 
 def _text_probe(index: int, question: tuple[Language, str]) -> Probe:
     language, text = question
-    return Probe(f"probe-{index:03d}", language, "text", ({"text": text},), ())
+    group = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Probe(f"probe-{index:03d}", language, "text", ({"text": text},), (), group=group)
 
 
 def _text_questions(seed: int) -> Iterator[tuple[Language, str]]:

@@ -53,7 +53,8 @@ class ProbePlan:
     samples: int
     minimum: int
     new_tokens: int
-    witness: int  # probes of each sort that the independent forward runs
+    witness: int  # probes of each sort that the independent forward and the traces run
+    yardstick: int  # probes that plain rounding is measured on
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _claim(table: Mapping[str, Any], claim: str, where: str) -> tuple[ProbePlan,
 
 
 def _probes(table: Any, where: str) -> ProbePlan:
-    keys = ("samples", "minimum", "new_tokens", "witness")
+    keys = ("samples", "minimum", "new_tokens", "witness", "yardstick")
     _only(_table(table, where), set(keys), where)
     values = []
     for key in keys:
@@ -152,7 +153,7 @@ def _limit(table: Mapping[str, Any], measure: Measure, where: str) -> Limit:
     if measure.sense == "report" and not reported:
         raise ProfileError(where, "has no good direction; it is report_only")
     if passes is not None and warns is not None:
-        slack = passes - warns if measure.sense == "at least" else warns - passes
+        slack = warns - passes if measure.sense == "at most" else passes - warns
         if slack < 0:
             raise ProfileError(where, f"warn = {warns:g} is stricter than pass = {passes:g}")
     if passes is None and (primary or warns is not None):

@@ -12,10 +12,12 @@ from model_store.files import exclusive, write_text
 from model_store.folder_swap import put_in_place, rescue
 from verification.errors import ReportTargetError
 from verification.html_report import html
+from verification.junit_report import junit
 from verification.markdown_report import markdown
-from verification.report import SCHEMA, ParityReport
+from verification.report import ParityReport
 
 _NAME = "parity.json"
+_OURS = "ferry.parity/"  # of whichever version
 
 
 def check_report_target(target: Path) -> None:
@@ -35,11 +37,11 @@ def _is_ours(target: Path) -> bool:
         value = parse_json((target / _NAME).read_bytes(), name=_NAME)
     except (OSError, StoreError):
         return False
-    return isinstance(value, dict) and value.get("schema") == SCHEMA
+    return isinstance(value, dict) and str(value.get("schema")).startswith(_OURS)
 
 
 def write_report(target: Path, report: ParityReport) -> None:
-    """Write parity.json, summary.md and report.html; an older report is replaced as a whole.
+    """Write all four files of a report; an older report is replaced as a whole.
 
     Raises:
         ReportTargetError: see `check_report_target`.
@@ -56,6 +58,7 @@ def write_report(target: Path, report: ParityReport) -> None:
             building.mkdir(parents=True)
             text = json.dumps(report.json(), ensure_ascii=False, indent=1, allow_nan=False)
             write_text(building / _NAME, text + "\n")
+            write_text(building / "junit.xml", junit(report))
             write_text(building / "summary.md", markdown(report))
             write_text(building / "report.html", html(report))
             put_in_place(building, target)

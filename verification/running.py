@@ -1,48 +1,60 @@
-"""Run a comparison: tensors, tokenizers, probes on both sides, the witness; judge nothing.
-
-The two models are never in memory together: the reference goes first, and its logits wait on disk
-(answer positions x vocabulary, float32) for the candidate's.
-"""
+"""Run a comparison: tensors, settings, both passes, traces, the witness; judge nothing."""
 
 from __future__ import annotations
 
-import gc
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from model_store.progress import Progress
-from verification.answers import Prompt, Speaker
-from verification.divergence import divergence
-from verification.errors import NotComparableError
-from verification.evidence import Answer, Finding, ProbeResult, WeightError
-from verification.findings import converted_findings, quantized_findings
+from model_store.progress import NoProgress, Progress
+from verification.answers import Place
+from verification.batches import plan_batches
+from verification.errors import NoSuchProbeError
+from verification.evidence import Evidence, Finding, LayerError, ProbeResult, TaskResult
+from verification.findings import converted_findings, curve_findings, quantized_findings
 from verification.folders import Subject
+from verification.grading import grade
+from verification.input_findings import input_findings
+from verification.journal import Stage
 from verification.measures import BY_CLAIM
-from verification.probes import TRICKY_STRINGS, Box, Probe, make_probes
+from verification.passes import (
+    Heard,
+    Plan,
+    Reply,
+    read_replies,
+    read_scores,
+    run_candidate,
+    run_reference,
+    yardsticks,
+)
+from verification.probes import Probe, make_probes
 from verification.profile import Profile
+from verification.rounding import rounding_plan
+from verification.settings import settings_finding
+from verification.task_findings import task_findings
 from verification.tensors import compare_converted, compare_quantized
-from verification.witness import WitnessInput, witness_logits
+from verification.tracing import at_fault, layer_errors, tensors_inside
+from verification.witness_findings import witness_findings
+from verification.world import World
 
 _WORTH_THREADS = 1024  # hidden size
-_TAIL = 32  # prompt positions on which the witness is heard
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """Everything that was found out about a pair."""
+class Job:
+    """How a comparison is run: how much, where, and by whom."""
 
-    findings: Mapping[str, Finding]
-    results: tuple[ProbeResult, ...]
-    weights: tuple[WeightError, ...]
-    seconds: Mapping[str, float]  # of the stage that a measurement comes from
+    samples: int
+    seed: int
+    batch_size: int
+    place: Place
+    work: Path
+    world: World
+    only: str | None = None  # the key of the one probe to run
 
 
 class _Clock:
@@ -60,35 +72,20 @@ class _Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
-@dataclass(slots=True)
-class _Pass:
-    """What one side answered, in the order of the probes."""
-
-    answers: list[Answer] = field(default_factory=list)
-    boxes: list[Box | None] = field(default_factory=list)
-    prompts: list[Prompt] = field(default_factory=list)
-    tails: dict[str, Tensor] = field(default_factory=dict)  # of the witness's probes
-    tokens: list[list[int]] = field(default_factory=list)
-    special_ids: dict[str, int] = field(default_factory=dict)
-
-
 def gather(
-    reference: Subject,
-    candidate: Subject,
-    profile: Profile,
-    *,
-    samples: int,
-    seed: int,
-    progress: Progress,
-) -> Evidence:
+    reference: Subject, candidate: Subject, profile: Profile, job: Job, *, progress: Progress
+) -> Evidence | None:
     """Measure everything that the profile's claim asks for.
+
+    Returns:
+        The evidence; None in a process that is not the first.
 
     Raises:
         NotComparableError: the two vocabularies do not match.
         ToolkitError: a snapshot that cannot be read or loaded.
     """
     with _threads_for(reference):
-        return _gather(reference, candidate, profile, samples, seed, progress)
+        return _gather(reference, candidate, profile, job, progress)
 
 
 @contextmanager
@@ -103,196 +100,196 @@ def _threads_for(subject: Subject) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What the tensor level found."""
+
+    findings: Mapping[str, Finding]
+    evidence: Evidence
+    differing: Sequence[str] = ()  # tensor names, converted claims only
+
+
 def _gather(
+    reference: Subject, candidate: Subject, profile: Profile, job: Job, progress: Progress
+) -> Evidence | None:
+    clock, claim = _Clock(), profile.claim
+    shown = progress if job.world.first else NoProgress()
+    level = _tensor_level(reference, candidate, claim, clock, shown)
+    missing = level.findings["tensors_unpaired"]
+    if missing.value:
+        # every process has found the same, so none waits for another
+        reason = f"not run: tensors are missing or extra ({missing.note})"
+        rest = [m.name for m in BY_CLAIM[claim] if m.name not in level.findings]
+        absent = {name: Finding(None, note=reason) for name in rest}
+        found = replace(level.evidence, findings={**level.findings, **absent})
+        return replace(found, seconds=clock.seconds) if job.world.first else None
+    plan = _plan(profile, job)
+    sampled = [m.name for m in BY_CLAIM[claim] if m.from_probes or "token" in m.name]
+    with clock.stage(*sampled, "modules_at_fault"):
+        answered = _ask_both(reference, candidate, plan, profile, job, shown)
+    if answered is None:
+        return None
+    return _conclude(reference, candidate, profile, plan, level, answered, clock)
+
+
+def _plan(profile: Profile, job: Job) -> Plan:
+    probes = make_probes(job.seed, job.samples)
+    if job.only is not None:
+        probes = [probe for probe in probes if probe.key == job.only]
+        if not probes:
+            raise NoSuchProbeError(job.only, job.samples)
+    return Plan(
+        probes=probes,
+        batches=plan_batches(probes, job.batch_size),
+        new_tokens=profile.probes.new_tokens,
+        traced=_traced(probes, profile.probes.witness),
+        seed=job.seed,
+        place=job.place,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _traced(probes: Sequence[Probe], each: int) -> list[int]:
+    """Pick `each` probes with images and as many without."""
+    shown = [i for i, probe in enumerate(probes) if probe.images]
+    spoken = [i for i, probe in enumerate(probes) if not probe.images]
+    return [*shown[:each], *spoken[:each]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """What both passes left, gathered by the first process."""
+
+    replies: tuple[Mapping[int, Reply], Mapping[int, Reply]]
+    heard: tuple[Heard, Heard]
+    evidence: Evidence
+
+
+def _ask_both(
+    reference: Subject,
+    candidate: Subject,
+    plan: Plan,
+    profile: Profile,
+    job: Job,
+    progress: Progress,
+) -> _Answered | None:
+    key = plan.key(reference)
+    ours = Stage(job.work, "reference", key)
+    other = {"candidate": candidate.side.content_digest}
+    theirs = Stage(job.work, "candidate", {**key, **other})
+    beside = []
+    if profile.claim == "quantized":
+        rounding = rounding_plan(candidate)
+        beside = yardsticks(job.work, reference, plan, rounding, profile.probes.yardstick)
+    first = run_reference(reference, plan, ours, job.world, progress, yardsticks=beside)
+    second = run_candidate(candidate, reference, plan, (ours, theirs), job.world, progress, first)
+    job.world.wait()
+    if first is None or second is None:
+        return None
+    replies = read_replies(ours, plan), read_replies(theirs, plan)
+    scores = read_scores(theirs, plan)
+    results = tuple(
+        ProbeResult(
+            probe=probe,
+            reference=replies[0][i].answer,
+            candidate=replies[1][i].answer,
+            scores=scores[i],
+            reference_box=replies[0][i].box,
+            candidate_box=replies[1][i].box,
+            reference_right=grade(probe, replies[0][i].answer.text),
+            candidate_right=grade(probe, replies[1][i].answer.text),
+        )
+        for i, probe in enumerate(plan.probes)
+    )
+    curves = tuple(yardstick.curve(plan) for yardstick in beside)
+    pairs = list(zip(second.traces, second.fed, strict=True))
+    layers = tuple(layer_errors(first.traces, pairs))
+    evidence = Evidence({}, results=results, curves=curves, layers=layers)
+    return _Answered(replies, (first, second), evidence)
+
+
+def _conclude(
     reference: Subject,
     candidate: Subject,
     profile: Profile,
-    samples: int,
-    seed: int,
-    progress: Progress,
+    plan: Plan,
+    level: _Level,
+    answered: _Answered,
+    clock: _Clock,
 ) -> Evidence:
-    clock = _Clock()
-    probes = make_probes(seed, samples)
-    findings, weights = _compare_tensors(reference, candidate, profile.claim, clock, progress)
-    missing = findings["tensors_unpaired"]
-    if missing.value:
-        reason = f"not run: tensors are missing or extra ({missing.note})"
-        rest = [m.name for m in BY_CLAIM[profile.claim] if m.name not in findings]
-        findings |= {name: Finding(None, note=reason) for name in rest}
-        return Evidence(findings, (), weights, clock.seconds)
-    sampled = [m.name for m in BY_CLAIM[profile.claim] if m.from_probes or "token" in m.name]
-    heard = _witness_probes(probes, profile.probes.witness)
-    with tempfile.TemporaryDirectory(prefix="parity-") as scratch, clock.stage(*sampled):
-        store = Path(scratch)
-        ours = _reference_pass(reference, probes, heard, profile, store, progress)
-        theirs, results = _candidate_pass(candidate, probes, heard, profile, store, ours, progress)
-    findings |= _input_findings(ours, theirs)
-    make = converted_findings if profile.claim == "converted" else quantized_findings
-    findings |= make(results, seed=seed)
-    with clock.stage("witness_max_delta"):
-        sides = ((reference, ours), (candidate, theirs))
-        findings["witness_max_delta"] = _hear_witness(sides, probes, heard, profile.claim)
-    return Evidence(findings, tuple(results), weights, clock.seconds)
+    found = answered.evidence
+    findings = dict(level.findings)
+    findings |= input_findings(reference, candidate, plan, answered.replies, answered.heard)
+    tasks: list[TaskResult] = []
+    with clock.stage("statistics"):
+        if profile.claim == "converted":
+            findings |= converted_findings(found.results, dtype=plan.place.dtype)
+            findings["modules_at_fault"] = _faults(found.layers, plan.place.dtype)
+        else:
+            findings |= quantized_findings(found.results, seed=plan.seed)
+            findings |= curve_findings(found.results, found.curves, seed=plan.seed)
+            graded, tasks = task_findings(found.results, seed=plan.seed)
+            findings |= graded
+    with clock.stage("witness_max_delta", "witness_image_error"):
+        findings |= witness_findings(
+            (reference, candidate), plan, answered.replies, answered.heard, profile.claim
+        )
+    return Evidence(
+        findings=findings,
+        results=found.results,
+        weights=level.evidence.weights,
+        layers=found.layers,
+        curves=found.curves,
+        tasks=tuple(tasks),
+        culprit=_culprit(found.layers, level.differing, profile.claim, plan.place.dtype),
+        seconds=clock.seconds,
+    )
 
 
-def _compare_tensors(
+def _faults(layers: Sequence[LayerError], dtype: str) -> Finding:
+    faults = at_fault(layers, dtype)
+    note = ""
+    if faults:
+        first = faults[0]
+        note = f"first: {first.name}, {first.local:.2g} by itself"
+    return Finding(len(faults), len(layers), note=note)
+
+
+def _culprit(layers: Sequence[LayerError], differing: Sequence[str], claim: str, dtype: str) -> str:
+    """The first module at fault and the tensors inside it, in words; empty without one."""
+    faults = at_fault(layers, dtype) if claim == "converted" else []
+    if not faults:
+        return ""
+    first = faults[0]
+    inside = tensors_inside(first.name, differing)
+    named = ", ".join(inside) if inside else "none of its tensors differs"
+    return f"{first.name} (error of its own {first.local:.3g}): {named}"
+
+
+def _tensor_level(
     reference: Subject, candidate: Subject, claim: str, clock: _Clock, progress: Progress
-) -> tuple[dict[str, Finding], tuple[WeightError, ...]]:
+) -> _Level:
     names = [m.name for m in BY_CLAIM[claim] if "tensors" in m.name or "weight" in m.name]
+    with clock.stage("settings_differing"):
+        settings = settings_finding(reference.folder, candidate.folder)
     with clock.stage(*names):
         if claim == "converted":
             found = compare_converted(reference, candidate, progress)
-            return {
+            findings = {
                 "tensors_differing": found.differing,
                 "tensors_unpaired": found.unpaired,
-            }, ()
+                "settings_differing": settings,
+            }
+            return _Level(findings, Evidence({}), found.names)
         packed = compare_quantized(reference, candidate, progress)
     same = reference.side.content_digest == candidate.side.content_digest
-    return {
+    findings = {
         "quantized_linears": packed.linears,
         "same_content": Finding(int(same), 1),
         "tensors_unpaired": packed.unpaired,
+        "settings_differing": settings,
         "kept_tensors_differing": packed.kept_differing,
         "weight_error_max": packed.worst_error,
         "weight_scale_deviation_max": packed.worst_scale,
-    }, packed.errors
-
-
-def _witness_probes(probes: Sequence[Probe], each: int) -> dict[str, int]:
-    """Pick `each` probes with images and as many without: key -> index."""
-    shown = [i for i, probe in enumerate(probes) if probe.images]
-    spoken = [i for i, probe in enumerate(probes) if not probe.images]
-    return {probes[i].key: i for i in (*shown[:each], *spoken[:each])}
-
-
-def _reference_pass(
-    subject: Subject,
-    probes: Sequence[Probe],
-    heard: Mapping[str, int],
-    profile: Profile,
-    store: Path,
-    progress: Progress,
-) -> _Pass:
-    speaker, done = Speaker(subject.folder), _Pass()
-    with progress.task("ask the reference", len(probes), unit="probes") as task:
-        for probe in probes:
-            _ask(speaker, probe, heard, profile.probes.new_tokens, done)
-            logits = speaker.score(done.prompts[-1], done.answers[-1].ids)
-            np.save(store / f"{probe.key}.npy", logits.numpy())
-            task.advance()
-    done.tokens = _token_ids(speaker, probes)
-    done.special_ids = speaker.tokenizer.special_ids
-    _forget(speaker)
-    return done
-
-
-def _candidate_pass(
-    subject: Subject,
-    probes: Sequence[Probe],
-    heard: Mapping[str, int],
-    profile: Profile,
-    store: Path,
-    ours: _Pass,
-    progress: Progress,
-) -> tuple[_Pass, list[ProbeResult]]:
-    speaker, done, results = Speaker(subject.folder), _Pass(), []
-    if speaker.tokenizer.special_ids != ours.special_ids:
-        raise NotComparableError("the two tokenizers have other ids for special tokens")
-    done.tokens = _token_ids(speaker, probes)
-    with progress.task("ask the candidate", len(probes), unit="probes") as task:
-        for index, probe in enumerate(probes):
-            _ask(speaker, probe, heard, profile.probes.new_tokens, done)
-            wanted, file = ours.answers[index], store / f"{probe.key}.npy"
-            logits = speaker.score(done.prompts[index], wanted.ids)
-            expected = torch.from_numpy(np.load(file))
-            file.unlink()
-            if expected.shape != logits.shape:
-                raise NotComparableError(
-                    f"the vocabularies have {expected.shape[1]} and {logits.shape[1]} rows"
-                )
-            results.append(
-                ProbeResult(
-                    probe=probe,
-                    reference=wanted,
-                    candidate=done.answers[index],
-                    divergence=divergence(expected, logits, wanted.ids),
-                    reference_box=ours.boxes[index],
-                    candidate_box=done.boxes[index],
-                )
-            )
-            task.advance()
-    _forget(speaker)
-    return done, results
-
-
-def _ask(
-    speaker: Speaker, probe: Probe, heard: Mapping[str, int], new_tokens: int, done: _Pass
-) -> None:
-    prompt = speaker.prompt(probe)
-    answer, box = speaker.answer(prompt, new_tokens, probe.target)
-    done.prompts.append(prompt)
-    done.answers.append(answer)
-    done.boxes.append(box)
-    if probe.key in heard:
-        done.tails[probe.key] = speaker.tail(prompt, min(_TAIL, prompt.input_ids.shape[1]))
-
-
-def _token_ids(speaker: Speaker, probes: Sequence[Probe]) -> list[list[int]]:
-    texts = (*TRICKY_STRINGS, *(probe.question for probe in probes))
-    return [speaker.tokenizer.encode(text) for text in texts]
-
-
-def _forget(speaker: Speaker) -> None:
-    speaker.model = None  # the other model needs the memory
-    gc.collect()
-
-
-def _input_findings(ours: _Pass, theirs: _Pass) -> dict[str, Finding]:
-    pairs = list(zip(ours.tokens, theirs.tokens, strict=True))
-    differing = sum(a != b for a, b in pairs)
-    seen = [
-        (a.pixel_values, b.pixel_values)
-        for a, b in zip(ours.prompts, theirs.prompts, strict=True)
-        if a.pixel_values is not None and b.pixel_values is not None
-    ]
-    largest = max((float((a - b).abs().max()) for a, b in seen), default=0.0)
-    images = sum(len(a) for a, _ in seen)
-    return {
-        "token_ids_differing": Finding(differing, len(pairs)),
-        "pixels_max_delta": Finding(largest, images)
-        if seen
-        else Finding(None, note="no probe shows an image"),
     }
-
-
-def _hear_witness(
-    sides: Sequence[tuple[Subject, _Pass]],
-    probes: Sequence[Probe],
-    heard: Mapping[str, int],
-    claim: str,
-) -> Finding:
-    """Run the independent forward on the side in the 2023 layout; hold the other against it.
-
-    Int4 weights and full-precision ones cannot agree, so a quantized claim holds each side against
-    itself: the yardstick is then known to be read rightly.
-    """
-    place = next((i for i, (subject, _) in enumerate(sides) if subject.original), None)
-    if place is None:
-        return Finding(None, note="neither side is in the 2023 layout", applies=False)
-    subject, own = sides[place]
-    other = own if claim == "quantized" else sides[1 - place][1]
-    inputs = [
-        WitnessInput(
-            own.prompts[i].input_ids[0], own.prompts[i].pixel_values, last=len(own.tails[key])
-        )
-        for key, i in heard.items()
-    ]
-    found = witness_logits(subject.folder, inputs)
-    deltas = {
-        key: float((logits - other.tails[key]).abs().max())
-        for (key, _), logits in zip(heard.items(), found, strict=True)
-    }
-    worst = max(deltas, key=lambda key: deltas[key])
-    kind = probes[heard[worst]].kind
-    note = f"on the weights of the {('reference', 'candidate')[place]}; worst: {worst} ({kind})"
-    return Finding(deltas[worst], sum(len(logits) for logits in found), note=note)
+    return _Level(findings, Evidence({}, weights=packed.errors))

@@ -31,6 +31,7 @@ class ConvertedTensors:
 
     unpaired: Finding
     differing: Finding
+    names: tuple[str, ...]  # every tensor that differs
 
 
 def compare_converted(
@@ -43,6 +44,7 @@ def compare_converted(
     return ConvertedTensors(
         unpaired=Finding(len(unpaired), report.compared, note=_names(unpaired)),
         differing=Finding(len(differing), report.compared, note=_names(differing)),
+        names=tuple(differing),
     )
 
 

@@ -113,6 +113,21 @@ def witness_logits(folder: Path, inputs: Sequence[WitnessInput]) -> list[Tensor]
         return _forward(weights, shape, inputs)
 
 
+def witness_features(folder: Path, pictures: Sequence[Tensor]) -> list[Tensor]:
+    """Run only its vision tower and resampler on preprocessed images (images, 3, side, side).
+
+    Returns:
+        For each input the rows (images, queries, hidden) that go into the decoder, float32.
+
+    Raises:
+        WitnessError: another layout, or a tensor that is missing.
+    """
+    shape = _read_shape(folder)
+    weights = _Weights(folder)
+    with torch.inference_mode():
+        return _see(weights, shape, pictures)
+
+
 def _forward(weights: _Weights, shape: _Shape, inputs: Sequence[WitnessInput]) -> list[Tensor]:
     for given in inputs:
         if len(given.input_ids) > shape.seq_length:

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import qwen_vl.vision
 import qwen_vl.weight_map
+from model_store.manifest import Manifest, scan, write_manifest
 from model_store.weight_rules import Rule, WeightMap
 from qwen_vl.weight_map import RULES
 from tests.verification import snapshots
@@ -76,6 +79,32 @@ def test_a_right_conversion_passes(tmp_path: Path, original: Path, native: Path)
     assert measured["witness_max_delta"] < 1e-4
 
 
+def test_the_reference_against_itself_is_exactly_nothing(tmp_path: Path, native: Path) -> None:
+    status, report = _compare(tmp_path, native, native, "converted")
+
+    assert (status, report["verdict"]) == (0, "pass")
+    measured = {m["name"]: m["value"] for m in report["measurements"]}
+    nothing = ("logits_max_delta", "kl_mean", "kl_p99", "modules_at_fault", "greedy_unexplained")
+    assert [measured[name] for name in nothing] == [0] * 5
+    assert measured["logits_bit_equal"] == measured["top1_agreement"] == 1
+    assert {layer["local"] for layer in report["layers"]} == {0}
+    assert {layer["propagated"] for layer in report["layers"]} == {0}
+
+
+def test_one_at_a_time_is_the_noise_floor_and_far_below_what_is_measured(
+    tmp_path: Path, native: Path, int4: Weights
+) -> None:
+    candidate = snapshots.write_native(tmp_path / "tiny-Int4", int4, quantized=True)
+
+    _, report = _compare(tmp_path, native, candidate, "quantized")
+
+    measured = {m["name"]: m["value"] for m in report["measurements"]}
+    assert 0 <= measured["noise_floor"] < 1e-9
+    assert measured["noise_floor"] < measured["kl_mean"] / 1e6
+    # the candidate is what it is held against here: plain rounding
+    assert measured["kl_rtn_ratio"] == pytest.approx(1, abs=0.25)
+
+
 def test_rounding_to_nearest_passes(tmp_path: Path, native: Path, int4: Weights) -> None:
     candidate = snapshots.write_native(tmp_path / "tiny-Int4", int4, quantized=True)
 
@@ -107,7 +136,7 @@ def test_gate_and_up_swapped_in_the_table_itself_are_caught_by_the_witness_alone
     status, report = _compare(tmp_path, original, candidate, "converted")
 
     assert status == 1
-    assert _failed(report) == {"witness_max_delta"}
+    assert _failed(report) == {"witness_max_delta"}  # the image rows are not concerned
 
 
 def test_q_k_v_out_of_order_fail(tmp_path: Path, original: Path) -> None:
@@ -157,6 +186,104 @@ def test_one_scale_tensor_that_is_off_fails_and_is_named(
     assert "weight_scale_deviation_max" in _failed(report)
     assert module in _note(report, "weight_scale_deviation_max")
     assert ("weight_error_max" in _failed(report)) == (factor == 1.5)
+
+
+def test_c_proj_replaced_by_noise_fails_and_the_layer_and_its_tensor_are_named(
+    tmp_path: Path, original: Path
+) -> None:
+    weights = snapshots.to_native(snapshots.original_weights())
+    dice = np.random.default_rng(1)
+    name = "model.language_model.layers.1.self_attn.o_proj.weight"
+    weights[name] = (0.02 * dice.standard_normal(weights[name].shape)).astype(np.float32)
+    candidate = snapshots.write_native(tmp_path / "noise", weights)
+
+    status, report = _compare(tmp_path, original, candidate, "converted")
+
+    assert status == 1
+    assert {"tensors_differing", "logits_max_delta", "modules_at_fault"} <= _failed(report)
+    assert report["culprit"].startswith("model.language_model.layers.1 ")
+    assert name in report["culprit"]
+    # the layer before is innocent, the norm after it only passes the error on
+    local = {layer["name"]: layer["local"] for layer in report["layers"]}
+    assert local["model.language_model.layers.0"] == 0
+    assert local["model.language_model.norm"] == 0
+    propagated = {layer["name"]: layer["propagated"] for layer in report["layers"]}
+    assert propagated["model.language_model.norm"] > 0
+
+
+def test_the_tokenizer_of_the_other_helper_revision_fails(tmp_path: Path, original: Path) -> None:
+    weights = snapshots.to_native(snapshots.original_weights())
+    candidate = snapshots.write_native(tmp_path / "r1", weights)
+    settings = candidate / "tokenizer_config.json"
+    settings.write_text(json.dumps({"style": "r1"}), encoding="utf-8")
+    write_manifest(candidate, Manifest(files=scan(candidate)))
+
+    status, report = _compare(tmp_path, original, candidate, "converted")
+
+    assert status == 1
+    assert "token_ids_differing" in _failed(report)
+    # every prompt with a picture, and none without; the strings hold no picture's label
+    shown = sum(sample["images"] > 0 for sample in report["samples"])
+    assert f"{shown} of {_SAMPLES} prompts" in _note(report, "token_ids_differing")
+
+
+def test_a_vision_tower_off_by_one_epsilon_fails(tmp_path: Path, original: Path) -> None:
+    weights = snapshots.to_native(snapshots.original_weights())
+    config = snapshots.native_config()
+    config["vision_config"]["layer_norm_eps"] = 1e-5
+    candidate = snapshots.write_snapshot(tmp_path / "epsilon", weights, config)
+
+    status, report = _compare(tmp_path, original, candidate, "converted")
+
+    assert status == 1
+    assert "settings_differing" in _failed(report)
+    assert "vision_config.layer_norm_eps" in _note(report, "settings_differing")
+    assert "tensors_differing" not in _failed(report)
+
+
+def test_an_epsilon_that_is_wrong_in_our_own_code_is_caught_by_the_witness(
+    tmp_path: Path, original: Path, native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Off(torch.nn.LayerNorm):
+        def __init__(self, width: int, eps: float) -> None:
+            super().__init__(width, eps=10 * eps)
+
+    monkeypatch.setattr(torch.nn, "LayerNorm", Off)
+
+    status, report = _compare(tmp_path, original, native, "converted")
+
+    assert status == 1
+    assert "witness_image_error" in _failed(report)
+    assert "tensors_differing" not in _failed(report)
+
+
+def test_positions_that_are_not_interpolated_are_caught_by_the_witness(
+    tmp_path: Path, original: Path, native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(table: torch.Tensor, count: int) -> torch.Tensor:
+        return table[:count]
+
+    monkeypatch.setattr(qwen_vl.vision, "stretch_positions", cut)
+
+    status, report = _compare(tmp_path, original, native, "converted")
+
+    assert status == 1
+    assert {"witness_max_delta", "witness_image_error"} <= _failed(report)
+
+
+def test_a_position_table_that_was_cut_instead_of_kept_fails(
+    tmp_path: Path, original: Path
+) -> None:
+    weights = snapshots.to_native(snapshots.original_weights())
+    name = "model.vision_tower.position_embedding"
+    weights[name] = np.concatenate([weights[name][:16]] * 16)
+    candidate = snapshots.write_native(tmp_path / "cut", weights)
+
+    status, report = _compare(tmp_path, original, candidate, "converted")
+
+    assert status == 1
+    assert {"tensors_differing", "modules_at_fault"} <= _failed(report)
+    assert report["culprit"].startswith(name)
 
 
 def test_two_layers_exchanged_fail(tmp_path: Path, native: Path, int4: Weights) -> None:

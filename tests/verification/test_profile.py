@@ -28,10 +28,15 @@ def test_the_default_limits_of_a_quantized_claim_are_those_of_the_gate() -> None
     assert (limits["kl_p99"].pass_at, limits["kl_p99"].warn_at) == (0.6, 1.0)
     assert (limits["top1_agreement"].pass_at, limits["top1_agreement"].warn_at) == (0.91, 0.88)
     assert (limits["ppl_ratio"].pass_at, limits["ppl_ratio"].warn_at) == (1.03, 1.05)
+    assert (limits["answer_flips"].pass_at, limits["answer_flips"].warn_at) == (0.08, 0.12)
+    difference = limits["accuracy_difference"]
+    assert (difference.pass_at, difference.warn_at) == (-1.0, -2.0)
+    assert limits["box_iou_median"].pass_at == 0.9
+    assert limits["box_hit_agreement"].pass_at == 0.95
 
 
 @pytest.mark.parametrize("claim", list(BY_CLAIM))
-def test_the_demo_profile_relaxes_boxes_and_counts_and_nothing_else(claim: str) -> None:
+def test_the_demo_profile_relaxes_boxes_answers_and_counts_and_nothing_else(claim: str) -> None:
     default, demo = load_profile("default", claim).limits, load_profile("demo", claim).limits
 
     changed = {
@@ -41,7 +46,7 @@ def test_the_demo_profile_relaxes_boxes_and_counts_and_nothing_else(claim: str) 
         != (demo[name].pass_at, demo[name].warn_at, demo[name].primary)
     }
 
-    assert changed <= {"box_iou_median", "box_agreement"}
+    assert all(name.startswith(("box_", "answer", "accuracy", "tasks")) for name in changed)
 
 
 def test_an_unknown_key_is_refused_by_name() -> None:

@@ -23,7 +23,8 @@ from verification import compare
 from verification.comparing import compare as compare_folders
 from verification.errors import ReportTargetError
 from verification.evidence import Answer
-from verification.html_parts import figure, marked_difference
+from verification.html_explorer import script, script_policy
+from verification.html_parts import DrawnBox, figure, marked_token
 from verification.html_report import html
 from verification.markdown_report import markdown
 from verification.options import CompareOptions
@@ -49,8 +50,11 @@ def _options(pair: tuple[Path, Path], **changes: Any) -> CompareOptions:
 
 
 @pytest.fixture(scope="module")
-def report(pair: tuple[Path, Path]) -> ParityReport:
-    return compare_folders(*pair, _options(pair), progress=NoProgress())
+def report(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> ParityReport:
+    work = tmp_path_factory.mktemp("work")
+    found = compare_folders(*pair, _options(pair), work=work, progress=NoProgress())
+    assert found is not None
+    return found
 
 
 class _Collector(HTMLParser):
@@ -77,45 +81,69 @@ def test_parity_json_is_what_its_schema_says(report: ParityReport) -> None:
     jsonschema.validate(report.json(), schema)
 
 
-def test_the_page_asks_nobody_for_anything(report: ParityReport) -> None:
-    page = _collected(html(report))
+def test_the_page_asks_nobody_for_anything_and_runs_one_script(report: ParityReport) -> None:
+    text = html(report)
 
-    assert "script" not in page.tags
+    page = _collected(text)
     assert "link" not in page.tags
     sources = [value for name, value in page.attributes if name in ("src", "href")]
     assert sources
     assert all(value.startswith("data:image/webp;base64,") for value in sources)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert _scripts(text) == [script()]
+    assert f"script-src {script_policy()}" in text
+    assert "default-src 'none'" in text
+
+
+def _scripts(page: str) -> list[str]:
+    """What a browser would run, data blocks left out."""
+    return re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
 
 
 def test_what_a_model_says_cannot_become_markup(report: ParityReport) -> None:
     said = Answer((1,), _HOSTILE, (1.0,))
     worst = replace(report.results[0], candidate=said)
+    evidence = replace(report.evidence, results=(worst, *report.results[1:]))
     side = replace(report.candidate, label=_HOSTILE)
 
-    page = html(replace(report, results=(worst, *report.results[1:]), candidate=side))
+    page = html(replace(report, evidence=evidence, candidate=side))
     text = markdown(replace(report, candidate=side))
 
-    assert "script" not in _collected(page).tags
+    assert _scripts(page) == [script()]
+    assert page.count("<script") == 2  # the samples as data, and ours
     assert not [name for name, _ in _collected(page).attributes if name.startswith("on")]
     assert "\u202e" not in page
     assert "<script>" not in text
 
 
-def test_both_boxes_are_drawn_over_the_thumbnail() -> None:
-    drawn = figure(
-        Image.new("RGB", (640, 320)), [("ref", (10, 20, 30, 40)), ("cand", (5, 5, 5, 5))]
-    )
+def test_boxes_are_drawn_over_the_thumbnail_and_named_beside_it() -> None:
+    boxes = [
+        DrawnBox("truth", (10, 20, 31, 41)),
+        DrawnBox("ref", (10, 20, 30, 40), "红色的圆形"),
+        DrawnBox("cand", (5, 5, 5, 5), "蓝色的十字形"),
+    ]
+
+    drawn = figure(Image.new("RGB", (640, 320)), boxes)
 
     assert 'class="box ref" x="10" y="20" width="20" height="20"' in drawn
+    assert 'class="box truth" x="10"' in drawn
     assert re.search(r'class="box cand" .* width="[1-9]', drawn)  # no area, and still seen
+    assert "<li>红色的圆形</li><li>蓝色的十字形</li>" in drawn
+    assert "红" not in drawn.split("<figcaption>")[0]  # in the picture there are only numbers
 
 
-def test_the_first_character_that_differs_is_marked() -> None:
-    assert "red <mark>c</mark>" in marked_difference("red circle", "red square")
-    assert marked_difference("red", "red").count("mark") == 0
-    assert marked_difference("red", "red square").endswith(
-        '<mark>∎</mark><span class="after"></span>'
-    )
+def test_the_first_token_that_differs_is_marked() -> None:
+    said = Answer((1, 2, 3), "red circle", (1.0, 1.0, 1.0), (0, 3, 7))
+
+    assert marked_token(said, 1) == 'red<mark> cir</mark><span class="after">cle</span>'
+    assert marked_token(said, 3) == "red circle"  # nothing differs
+    assert marked_token(replace(said, text=""), 0) == "<mark>∎</mark>"
+
+
+def test_a_token_that_is_part_of_a_character_marks_the_character() -> None:
+    said = Answer((1, 2), "é!", (1.0, 1.0), (0, 0))
+
+    assert marked_token(said, 0).startswith("<mark>é</mark>")
 
 
 def test_a_report_replaces_an_older_one_and_nothing_else(
@@ -127,7 +155,12 @@ def test_a_report_replaces_an_older_one_and_nothing_else(
 
     write_report(target, report)
 
-    assert sorted(p.name for p in target.iterdir()) == ["parity.json", "report.html", "summary.md"]
+    assert sorted(p.name for p in target.iterdir()) == [
+        "junit.xml",
+        "parity.json",
+        "report.html",
+        "summary.md",
+    ]
     assert [p.name for p in tmp_path.iterdir()] == ["report"]
 
 
