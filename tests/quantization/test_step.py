@@ -47,12 +47,12 @@ from quantization.errors import (
     WrittenModelError,
 )
 from quantization.options import GptqConfig
-from quantization.proof import check_files, logits
+from quantization.proof import check_linears, check_tensors, logits
 from quantization.sequential import decoder_layers, linears, quantize_model
 from quantization.solver import round_linear
+from quantization.source import NativeTensors
 from quantization.step import quantize_snapshot
 from quantization.writing import weight_digest
-from qwen_vl.errors import UnsupportedArchitectureError
 from qwen_vl.int4 import QuantizedLinear
 from qwen_vl.loading import load_model, load_processor, load_tokenizer
 from scripts.make_tiny_checkpoint import make_checkpoint
@@ -261,11 +261,32 @@ class _Interrupting:
     def note(self, text: str, **fields: object) -> None: ...
 
 
-def test_an_interrupted_run_leaves_nothing(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        quantize_snapshot(source, tmp_path / "out" / "q", CONFIG, progress=_Interrupter())
+def test_an_interrupted_run_is_gone_on_with_and_ends_in_the_same_bytes(
+    source: Path, quantized: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out" / "q"
 
-    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        quantize_snapshot(source, target, CONFIG, progress=_Interrupter())
+    (left,) = (tmp_path / "out").iterdir()
+    kept = [path.name for path in (left / "quantized.partial").glob("layer-*")]
+    quantize_snapshot(source, target, CONFIG)
+
+    assert left.name == ".q.partial"
+    assert kept == ["layer-00001.safetensors"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["q"]
+    assert _bytes(target) == _bytes(quantized)
+
+
+def test_another_request_does_not_go_on_with_what_was_left(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "q"
+    with pytest.raises(KeyboardInterrupt):
+        quantize_snapshot(source, target, CONFIG, progress=_Interrupter())
+
+    other = dataclasses.replace(CONFIG, bits=8, samples=2)
+    quantize_snapshot(source, target, other)
+
+    assert json.loads((target / "quantize_config.json").read_text())["bits"] == 8
 
 
 def test_a_changed_byte_on_disk_is_found(quantized: Path, tmp_path: Path) -> None:
@@ -276,23 +297,29 @@ def test_a_changed_byte_on_disk_is_found(quantized: Path, tmp_path: Path) -> Non
     weights = load_model(quantized, dtype="float32").get_submodule(name)
     assert isinstance(weights, QuantizedLinear)
     digest = weight_digest(weights.dequantize(torch.float32))
-    check_files(tmp_path / "copy", {name: digest}, tensors, bits=4)
+    with open_checkpoint(tmp_path / "copy") as checkpoint:
+        written = NativeTensors(checkpoint, None)
+        check_tensors(checkpoint, tensors)
+        assert check_linears(written, {name: digest}, CONFIG)["modelferry reference"] < 1e-4
 
-    with pytest.raises(WrittenModelError, match="other weights"):
-        check_files(tmp_path / "copy", {name: digest[::-1]}, tensors, bits=4)
+        with pytest.raises(WrittenModelError, match="other weights"):
+            check_linears(written, {name: digest[::-1]}, CONFIG)
     with (tmp_path / "copy" / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)
         file.seek(-1, 2)
         file.write(bytes([last[0] ^ 1]))
-    with pytest.raises(WrittenModelError, match="reads back differently"):
-        check_files(tmp_path / "copy", {name: digest}, tensors, bits=4)
+    with (
+        open_checkpoint(tmp_path / "copy") as checkpoint,
+        pytest.raises(WrittenModelError, match="reads back differently"),
+    ):
+        check_tensors(checkpoint, tensors)
 
 
 def _refused() -> Iterator[tuple[str, type[ToolkitError], str, dict[str, Any]]]:
     yield "quantized", AlreadyQuantizedError, "quantized already", {}
     yield "plain folder", NotASnapshotError, "no snapshot", {}
-    yield "llama", UnsupportedArchitectureError, "llama", {}
+    yield "llama", UnsupportedModelError, "the model has not", {}
     yield "no ranks", UnsupportedModelError, "no rank file", {}
     yield "damaged", DigestMismatchError, "sha256", {}
     yield "tiny", GroupSizeError, "no multiple of 128", {"group_size": 128}
@@ -344,13 +371,18 @@ def test_bad_input_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     "changed",
     [
-        {"bits": 3},
+        {"bits": 5},
         {"group_size": 0},
         {"damping": -1.0},
         {"samples": 0},
         {"seed": -1},
         {"method": "awq"},
-        {"act_order": "dynamic"},
+        {"act_order": "random"},
+        {"preset": "perfect"},
+        {"modules": ("*.down_proj:bits=5",)},
+        {"modules": ("*.down_proj",)},
+        {"sweeps": -1},
+        {"share": 0.0},
         {"scale_search": "best"},
     ],
 )

@@ -1,0 +1,149 @@
+"""Find a model's decoder layers and what in them is quantized; run them apart from the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantization.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a decoder gives one of its layers beside the hidden states."""
+
+    others: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+class _Reached(Exception):  # noqa: N818  no error: it ends a forward pass that has done its work
+    pass
+
+
+def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The decoder's layers by name, in order.
+
+    Raises:
+        UnsupportedModelError: the model does not say where its decoder is.
+    """
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if callable(get_decoder) else model
+    names = {id(module): name for name, module in model.named_modules()}
+    lists = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) > 0]
+    if len(lists) != 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has {len(lists)} lists of layers where one was expected"
+        )
+    layers = {names[id(layer)]: layer for layer in lists[0]}
+    for name, layer in layers.items():
+        # fused experts: tensors that are no linears, and most of the weights
+        if any(parameter.ndim > 2 for parameter in layer.parameters()):
+            raise UnsupportedModelError(f"{name} holds weights that are not linears: experts?")
+    return layers
+
+
+def linears(layers: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
+    """Every linear of the decoder layers by full name: what gets quantized."""
+    return {
+        f"{prefix}.{name}": module
+        for prefix, layer in layers.items()
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+@contextmanager
+def _replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Give modules another `forward` for a while."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward  # type: ignore[method-assign]
+        yield
+    finally:
+        for module, old in before.items():
+            if old is None:
+                del module.forward
+            else:
+                module.forward = old  # type: ignore[method-assign]
+
+
+def reach_layers(
+    model: nn.Module, layers: Mapping[str, nn.Module], given: Mapping[str, Any]
+) -> tuple[Tensor, list[Call]]:
+    """Run a model up to its first layer: that layer's input, and how each layer is called.
+
+    No layer runs: each hands its input on, so one pass tells what every layer is given (layers with
+    sliding windows are given other masks and positions than their neighbours).
+
+    Raises:
+        UnsupportedModelError: the model does not run its layers once each, in order.
+    """
+    seen: list[tuple[int, Tensor]] = []
+    calls: list[Call] = []
+    last = len(layers) - 1
+
+    def note(number: int, layer: nn.Module) -> Callable[..., Any]:
+        as_tuple = _returns_tuple(layer)
+
+        def forward(*args: Any, **options: Any) -> Any:
+            hidden = args[0] if args else options.pop("hidden_states")
+            seen.append((number, hidden))
+            calls.append(Call(args[1:], options))
+            if number == last:
+                raise _Reached
+            return (hidden,) if as_tuple else hidden
+
+        return forward
+
+    with _replaced({layer: note(n, layer) for n, layer in enumerate(layers.values())}):
+        try:
+            model(**given)
+        except _Reached:
+            pass
+    if [number for number, _ in seen] != list(range(len(layers))):
+        raise UnsupportedModelError(f"{type(model).__name__} does not run its own decoder layers")
+    return seen[0][1], calls
+
+
+def finish(
+    model: nn.Module, layers: Mapping[str, nn.Module], given: Mapping[str, Any], hidden: Tensor
+) -> Any:
+    """What the model returns when its layers end with `hidden`: they are not run."""
+
+    def end(layer: nn.Module) -> Callable[..., Any]:
+        return lambda *args, **options: (hidden,) if _returns_tuple(layer) else hidden
+
+    with _replaced({layer: end(layer) for layer in layers.values()}):
+        return model(**given)
+
+
+def _returns_tuple(layer: nn.Module) -> bool:
+    told = inspect.signature(type(layer).forward).return_annotation
+    return "tuple" in str(told).lower()
+
+
+def run_layer(layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    """Run one layer as its decoder would."""
+    out = layer(hidden, *call.others, **call.options)
+    first: Tensor = out if isinstance(out, Tensor) else out[0]
+    return first
+
+
+@contextmanager
+def intercepted(
+    named: Mapping[str, nn.Linear], instead: Callable[[str, Tensor], Tensor]
+) -> Iterator[None]:
+    """Let `instead` compute what the linears would."""
+
+    def forward(name: str) -> Callable[[Tensor], Tensor]:
+        return lambda inputs: instead(name, inputs)
+
+    with _replaced({linear: forward(name) for name, linear in named.items()}), torch.no_grad():
+        yield
