@@ -102,6 +102,8 @@ def _seed(shape: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any
     for contender in args.contenders:
         out = RUNS / "runs" / f"{shape}-{seed}-{contender.replace(':', '-')}"
         if args.fresh or not (out / "run.json").is_file():
+            if (tool := contender.split(":")[0]) in PEERS:
+                _warm_up(tool, args.threads)
             _run(contender, folder, out, args.threads)
         told = json.loads((out / "run.json").read_text())
         key = "tuning" if args.tuning else "score"
@@ -168,6 +170,17 @@ def _environment(tool: str) -> Path:
         for packages in ([wanted], PEERS[tool]):
             subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
     return python
+
+
+def _warm_up(tool: str, threads: int) -> None:
+    """Run a peer once where nothing is measured: at first use gptqmodel compiles an extension."""
+    done = BUILD / f"env-{tool}" / "warm"
+    if not done.is_file():
+        from benchmarks.gptq_models import write_model
+
+        folder = write_model(_shapes()["small"], 0, RUNS / "models" / "small-0")
+        _run(f"{tool}:default", folder, RUNS / "warm-up" / tool, threads)
+        done.touch()
 
 
 def _table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -131,11 +131,6 @@ def _write_tokenizer(shape: Shape, folder: Path) -> None:
     words = {str(number): number for number in range(shape.vocabulary)}
     made = Tokenizer(WordLevel(words, unk_token="0"))  # noqa: S106  no password: word 0
     made.pre_tokenizer = Whitespace()
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        unk_token="0",
-        pad_token="0",
-        bos_token="1",
-        eos_token="2",  # noqa: S106
-    )
+    special = {"unk_token": "0", "pad_token": "0", "bos_token": "1", "eos_token": "2"}
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=made, **special)
     wrapped.save_pretrained(folder)

@@ -110,8 +110,10 @@ def _llmcompressor(model: Path, out: Path, samples: torch.Tensor, variant: str) 
     from llmcompressor.modifiers.quantization import GPTQModifier
     from transformers import AutoModelForCausalLM
 
-    weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group",
-                               group_size=128, observer="mse" if variant == "mse" else "minmax")  # fmt: skip
+    observer = "mse" if variant == "mse" else "minmax"
+    weights = QuantizationArgs(
+        num_bits=4, type="int", symmetric=True, strategy="group", group_size=128, observer=observer
+    )
     recipe = GPTQModifier(
         config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights)},
         ignore=["lm_head"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,11 +102,9 @@ def reach_layers(
 
         return forward
 
-    with _replaced({layer: note(n, layer) for n, layer in enumerate(layers.values())}):
-        try:
-            model(**given)
-        except _Reached:
-            pass
+    forwards = {layer: note(number, layer) for number, layer in enumerate(layers.values())}
+    with _replaced(forwards), suppress(_Reached):
+        model(**given)
     if [number for number, _ in seen] != list(range(len(layers))):
         raise UnsupportedModelError(f"{type(model).__name__} does not run its own decoder layers")
     return seen[0][1], calls

@@ -173,7 +173,7 @@ class QuantizedLinear(nn.Module):
 
 
 def _unpack(words: Tensor, bits: int) -> Tensor:
-    """Words (rows, columns) to codes (rows · 32 / bits, columns), low bits first.
+    """Words (rows, columns) to codes (rows · 32 / bits, columns), lowest bits first.
 
     Codes of three bits cross the borders of words: 32 of them fill three.
     """

@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help, or check that it is fresh.
+"""Write docs/cli.md from the commands' own help, and pages of committed results, or check them.
 
 Examples:
   python scripts/make_docs.py
@@ -17,6 +17,7 @@ from model_store.command import build_parser
 from model_store.files import write_text
 from pipeline.cli import first_sentence
 from pipeline.commands import COMMANDS
+from scripts import quantization_page
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 _HEAD = """# Commands
@@ -44,15 +45,20 @@ def render() -> str:
 def main() -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail when the page is stale")
-    page = render()
+    parser.add_argument("--check", action="store_true", help="fail when a page is stale")
+    pages = {PAGE: render(), quantization_page.PAGE: quantization_page.render()}
     if not parser.parse_args().check:
-        write_text(PAGE, page)
+        for path, page in pages.items():
+            write_text(path, page)
         return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print("docs/cli.md is stale: run `make docs`", file=sys.stderr)
-    return 1
+    stale = [
+        path.name
+        for path, page in pages.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != page
+    ]
+    for name in stale:
+        print(f"docs/{name} is stale: run `make docs`", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":
