@@ -48,7 +48,7 @@ def record(config: GptqConfig, parent: str, content: str, outcome: Outcome) -> R
         profile={"threads": torch.get_num_threads(), "system": platform.system()},
         measurements=[
             _reloaded(outcome),
-            *(_kernel(name, error) for name, error in outcome.kernels.items()),
+            *(_kernel(*one, len(outcome.errors)) for one in outcome.kernels.items()),
             *(_measurement(one, config) for one in outcome.errors),
         ],
     )
@@ -65,11 +65,12 @@ def _reloaded(outcome: Outcome) -> Measurement:
     )
 
 
-def _kernel(name: str, error: float) -> Measurement:
+def _kernel(name: str, error: float, linears: int) -> Measurement:
     return Measurement(
         name=f"kernel {name}: largest relative error of a linear's output",
         value=_short(error),
         unit="relative norm",
+        n=linears,
         verdict="pass",
     )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model_store.checkpoint import Checkpoint, open_checkpoint
+from model_store.checkpoint import Checkpoint
 from model_store.gptq_format import PackedLinear, Version, dequantize
 from model_store.manifest import TensorDigest
 from quantization.batches import Batch, CalibrationInput, given
@@ -18,7 +17,7 @@ from quantization.blocks import decoder_layers, finish, run_layer
 from quantization.errors import WrittenModelError
 from quantization.kernels import Stored, disagreements, installed
 from quantization.options import GptqConfig
-from quantization.skeleton import build_empty, empty, fill, names_below
+from quantization.skeleton import build_empty, empty, fill, names_below, place_buffers
 from quantization.source import NativeTensors, Source
 from quantization.writing import PARTS, weight_digest
 from qwen_vl.int4 import QuantizedFormat, put_quantized
@@ -126,6 +125,7 @@ def check_runs(
     fill(model, written.only(outside), **put)  # type: ignore[arg-type]
     if hasattr(model, "tie_weights"):
         model.tie_weights()
+    place_buffers(model, config.device)
     hidden = probe.batch.hidden
     for number, (prefix, layer) in enumerate(layers.items()):
         fill(model, written.only(names_below(written.infos, [prefix])), **put)  # type: ignore[arg-type]
@@ -136,9 +136,3 @@ def check_runs(
     if not difference <= TOLERANCE[dtype]:
         raise WrittenModelError(f"the written model's logits differ by {difference:.2g}")
     return difference
-
-
-def check_files(folder: Path, tensors: Mapping[str, TensorDigest]) -> None:
-    """`check_tensors` of a folder."""
-    with open_checkpoint(folder) as checkpoint:
-        check_tensors(checkpoint, tensors)

@@ -65,6 +65,14 @@ def empty(module: nn.Module) -> None:
                 setattr(part, name, torch.empty_like(buffer, device="meta"))
 
 
+def place_buffers(model: nn.Module, device: str) -> None:
+    """Move what the model computed by itself, such as rotary frequencies, to the device."""
+    for part in model.modules():
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            if buffer.device.type != "meta":
+                setattr(part, name, buffer.to(device))
+
+
 def names_below(infos: Mapping[str, object], prefixes: Iterable[str]) -> set[str]:
     """The tensors of the modules that the prefixes name."""
     starts = tuple(f"{prefix}." for prefix in prefixes)

@@ -18,7 +18,7 @@ from model_store.options import provenance
 from model_store.progress import NoProgress, Progress
 from model_store.records import write_record
 from model_store.shard_writer import WrittenShards
-from model_store.snapshot_folder import check_target, finished_result, new_snapshot
+from model_store.snapshot_folder import check_target, finished_result, is_resumable, new_snapshot
 from quantization.assembly import Parts, assemble
 from quantization.batches import Batch, make_batches
 from quantization.blocks import decoder_layers, linears
@@ -39,7 +39,7 @@ from quantization.proof import (
     logits_behind,
 )
 from quantization.sequential import LayerError, quantize_layers, shared
-from quantization.skeleton import build_empty, check_filled, empty, fill, names_below
+from quantization.skeleton import build_empty, check_filled, empty, fill, names_below, place_buffers
 from quantization.source import NativeTensors, Source, open_source
 from quantization.writing import check_shapes, write_side_files
 
@@ -89,6 +89,8 @@ def quantize_snapshot(
     model = build_empty(lambda: source.build(dtype))
     layers = _to_quantize(model, config)  # bad requests end here, before a folder is made
     key = canonical_digest({"step": step.json(), "threads": torch.get_num_threads()})
+    if is_resumable(target, key):
+        watcher.log(f"going on with what an interrupted run left beside {target.name}")
     with new_snapshot(target, replace=config.replace, resume_key=key) as building:
         work = _Work(source, config, calibration, step, model, layers, dtype, watcher)
         with source.tensors() as tensors:
@@ -146,10 +148,8 @@ class _Work:
         empty(self.model)
         batches.clear()
         shards = assemble(building, Parts(tensors, journal, self.layers), source, config)
-        write_side_files(building, source, files, self.step, notice(config))
+        write_side_files(building, source, files, self.step, notice(config), layout=config.layout)
         kernels, difference = self._prove(building, shards, journal, probe)
-        (building / PLOT).parent.mkdir(exist_ok=True)
-        write_text(building / PLOT, error_plot(errors))
         journal.remove()
         manifest = Manifest(
             files=scan(building, known=shards.files),
@@ -160,6 +160,7 @@ class _Work:
         outcome = Outcome(errors, difference, TOLERANCE[self.dtype], len(expected), kernels)
         parent = source.manifest.content_digest
         write_record(building, record(config, parent, manifest.content_digest, outcome))
+        write_text(building / PLOT, error_plot(errors))
 
     def _fill_outside(self, tensors: NativeTensors) -> None:
         layers = decoder_layers(self.model)
@@ -168,6 +169,7 @@ class _Work:
         tie = getattr(self.model, "tie_weights", None)
         if callable(tie):
             tie()
+        place_buffers(self.model, self.config.device)
         check_filled(self.model, layers)
 
     def _filler(self, tensors: NativeTensors) -> Any:

@@ -96,7 +96,13 @@ def weight_digest(weight: Tensor | np.ndarray[Any, Any]) -> str:
 
 
 def write_side_files(
-    building: Path, source: Source, written: Mapping[str, Any], step: Step, notice: str
+    building: Path,
+    source: Source,
+    written: Mapping[str, Any],
+    step: Step,
+    notice: str,
+    *,
+    layout: str = "native",
 ) -> None:
     """Write everything but the weights and the manifest.
 
@@ -106,8 +112,10 @@ def write_side_files(
         written: file name -> its JSON value or bytes.
         step: for the notice of change.
         notice: what changed, in one sentence.
+        layout: for the loaders of 2023 the model's own code comes along; nothing here runs it.
     """
-    for path in source.carried():
+    code = [entry.path for entry in source.manifest.files if entry.path.endswith(".py")]
+    for path in [*source.carried(), *(code if layout == "original" else ())]:
         if path not in written:
             copy_file(inside(source.folder, path), inside(building, path))
     for name, value in written.items():

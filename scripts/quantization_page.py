@@ -50,7 +50,7 @@ _TAIL = """
 (scales), `solver.py` (the columns, left to right), `refine.py` (sweeps), `turns.py` (how batches
 meet at a linear), `sequential.py` (layer by layer).
 
-- **Damping** starts at `--damping` and doubles up to 1; a Hessian that has no factor even then is an
+- **Damping** starts at `--damping` and doubles up to 1; a Hessian without a factor even then is an
   error that names the layer, never a silent rounding.
 - **Few samples**: fewer calibration rows than half of a linear's inputs are refused with the rank;
   fewer than all of its inputs are a warning in the record.
