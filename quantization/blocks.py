@@ -64,14 +64,14 @@ def _replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None
     before = {module: module.__dict__.get("forward") for module in forwards}
     try:
         for module, forward in forwards.items():
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
         yield
     finally:
         for module, old in before.items():
             if old is None:
                 del module.forward
             else:
-                module.forward = old  # type: ignore[method-assign]
+                module.forward = old
 
 
 def reach_layers(

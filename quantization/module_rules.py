@@ -21,7 +21,8 @@ def fits(name: str, pattern: str) -> bool:
 
 def as_regex(pattern: str) -> str:
     """The pattern as the regular expression that other readers' tables hold."""
-    return r"(.*\.)?" + fnmatch.translate(pattern).removeprefix("(?s:").removesuffix(r")\Z") + "$"
+    body = fnmatch.translate(pattern)[len("(?s:") : -len(r")\Z")]  # its ends vary with Python
+    return rf"(.*\.)?{body}$"
 
 
 def chosen(names: Iterable[str], exclude: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from quantization.blocks import decoder_layers, finish, run_layer
 from quantization.errors import WrittenModelError
 from quantization.kernels import Stored, disagreements, installed
 from quantization.options import GptqConfig
-from quantization.skeleton import build_empty, empty, fill, names_below, place_buffers
+from quantization.skeleton import build_empty, empty, fill, fill_outside, names_below
 from quantization.source import NativeTensors, Source
 from quantization.writing import PARTS, weight_digest
 from qwen_vl.int4 import QuantizedFormat, put_quantized
@@ -120,15 +120,11 @@ def check_runs(
         with torch.device("meta"):
             put_quantized(model, {name: f"{name}.bias" in written.infos}, form)
     layers = decoder_layers(model)
-    put = {"dtype": dtype, "device": config.device}
-    outside = set(written.infos) - names_below(written.infos, layers)
-    fill(model, written.only(outside), **put)  # type: ignore[arg-type]
-    if hasattr(model, "tie_weights"):
-        model.tie_weights()
-    place_buffers(model, config.device)
+    fill_outside(model, layers, written, dtype=dtype, device=config.device)
     hidden = probe.batch.hidden
     for number, (prefix, layer) in enumerate(layers.items()):
-        fill(model, written.only(names_below(written.infos, [prefix])), **put)  # type: ignore[arg-type]
+        names = names_below(written.infos, [prefix])
+        fill(model, written.only(names), dtype=dtype, device=config.device)
         hidden = run_layer(layer, hidden, probe.batch.calls[number])
         empty(layer)
     found = logits_behind(model, hidden)

@@ -176,13 +176,13 @@ class LayerRun:
 
     def through(self, layer: nn.Module, number: int) -> None:
         """Quantize the layer's linears, and move every batch behind it."""
+        twins = [(one, one.original) for one in self.batches if one.original is not None]
         works = [partial(run_layer, layer, one.hidden, one.calls[number]) for one in self.batches]
-        twins = [one for one in self.batches if one.original is not None]
-        works += [partial(run_layer, layer, one.original, one.calls[number]) for one in twins]  # type: ignore[arg-type]
+        works += [partial(run_layer, layer, hidden, one.calls[number]) for one, hidden in twins]
         results = self.finish(works)
         for one, hidden in zip(self.batches, results, strict=False):
             one.hidden = hidden
-        for one, hidden in zip(twins, results[len(self.batches) :], strict=True):
+        for (one, _), hidden in zip(twins, results[len(self.batches) :], strict=True):
             one.original = hidden
 
     def finish(self, works: Sequence[Callable[[], Tensor]]) -> list[Tensor]:

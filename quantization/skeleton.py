@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model_store.tensors import RawTensor
 from quantization.errors import UnsupportedModelError
+from quantization.source import NativeTensors
 from qwen_vl.int4 import is_packed
 from qwen_vl.loading import to_torch
 
@@ -65,7 +66,32 @@ def empty(module: nn.Module) -> None:
                 setattr(part, name, torch.empty_like(buffer, device="meta"))
 
 
-def place_buffers(model: nn.Module, device: str) -> None:
+def fill_outside(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    tensors: NativeTensors,
+    *,
+    dtype: torch.dtype,
+    device: str,
+) -> None:
+    """Give everything but the layers its weights.
+
+    Raises:
+        UnsupportedModelError: a weight that the checkpoint lacks, or that the model has not.
+    """
+    outside = set(tensors.infos) - names_below(tensors.infos, layers)
+    fill(model, tensors.only(outside), dtype=dtype, device=device)
+    tie = getattr(model, "tie_weights", None)
+    if callable(tie):
+        tie()
+    _place_buffers(model, device)
+    inside = tuple(f"{prefix}." for prefix in layers)
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "meta" and not name.startswith(inside):
+            raise UnsupportedModelError(f"the checkpoint lacks {name}")
+
+
+def _place_buffers(model: nn.Module, device: str) -> None:
     """Move what the model computed by itself, such as rotary frequencies, to the device."""
     for part in model.modules():
         for name, buffer in list(part.named_buffers(recurse=False)):
@@ -77,15 +103,3 @@ def names_below(infos: Mapping[str, object], prefixes: Iterable[str]) -> set[str
     """The tensors of the modules that the prefixes name."""
     starts = tuple(f"{prefix}." for prefix in prefixes)
     return {name for name in infos if name.startswith(starts)}
-
-
-def check_filled(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Look whether everything but the layers has its weights.
-
-    Raises:
-        UnsupportedModelError: naming a weight that the checkpoint lacks.
-    """
-    inside = tuple(f"{prefix}." for prefix in layers)
-    for name, parameter in model.named_parameters():
-        if parameter.device.type == "meta" and not name.startswith(inside):
-            raise UnsupportedModelError(f"the checkpoint lacks {name}")

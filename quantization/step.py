@@ -39,7 +39,7 @@ from quantization.proof import (
     logits_behind,
 )
 from quantization.sequential import LayerError, quantize_layers, shared
-from quantization.skeleton import build_empty, check_filled, empty, fill, names_below, place_buffers
+from quantization.skeleton import build_empty, empty, fill, fill_outside, names_below
 from quantization.source import NativeTensors, Source, open_source
 from quantization.writing import check_shapes, write_side_files
 
@@ -133,7 +133,8 @@ class _Work:
     def write(self, building: Path, tensors: NativeTensors) -> None:
         """Fill the new snapshot's folder; the manifest and the record come last."""
         config, source = self.config, self.source
-        self._fill_outside(tensors)
+        layers = decoder_layers(self.model)
+        fill_outside(self.model, layers, tensors, dtype=self.dtype, device=config.device)
         batches, row = self._batches()
         start = _row(batches[row[0]], row[1])
         journal = Journal(building / FOLDER, config, self.model, self._filler(tensors))
@@ -161,16 +162,6 @@ class _Work:
         parent = source.manifest.content_digest
         write_record(building, record(config, parent, manifest.content_digest, outcome))
         write_text(building / PLOT, error_plot(errors))
-
-    def _fill_outside(self, tensors: NativeTensors) -> None:
-        layers = decoder_layers(self.model)
-        outside = set(tensors.infos) - names_below(tensors.infos, layers)
-        fill(self.model, tensors.only(outside), dtype=self.dtype, device=self.config.device)
-        tie = getattr(self.model, "tie_weights", None)
-        if callable(tie):
-            tie()
-        place_buffers(self.model, self.config.device)
-        check_filled(self.model, layers)
 
     def _filler(self, tensors: NativeTensors) -> Any:
         def fill_layer(prefix: str) -> None:

@@ -147,6 +147,31 @@ def test_both_layouts_of_the_source_give_the_same_weights(tmp_path: Path) -> Non
     assert load_processor(tmp_path / "a").tokenizer.n_ranks == 256
 
 
+def test_the_layout_of_2023_has_its_names_and_zero_biases(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "original", seed=1, rank_file=RANK_FILE)
+    write_manifest(tmp_path / "original", Manifest(files=scan(tmp_path / "original")))
+    config = dataclasses.replace(CONFIG, samples=2, layout="original")
+
+    quantize_snapshot(tmp_path / "original", tmp_path / "out", config)
+
+    told = json.loads((tmp_path / "out" / "quantize_config.json").read_text())
+    assert set(told) == {
+        "bits", "group_size", "damp_percent", "desc_act", "static_groups", "sym",
+        "true_sequential", "model_name_or_path", "model_file_base_name",
+    }  # fmt: skip
+    with open_checkpoint(tmp_path / "out") as held:
+        for part in ("attn.c_proj", "mlp.w1", "mlp.w2", "mlp.c_proj"):
+            bias = held.read(f"transformer.h.0.{part}.bias")
+            assert bias.dtype == "F16"
+            assert not bias.values().any()
+        assert held.read("transformer.h.0.attn.c_attn.qweight").dtype == "I32"
+        assert held.read("transformer.h.0.attn.c_attn.bias").values().any()
+    packed = load_model(tmp_path / "out", dtype="float32").get_submodule(
+        "model.language_model.layers.0.mlp.up_proj"
+    )
+    assert isinstance(packed, QuantizedLinear)
+
+
 def test_provenance_says_what_was_done_and_with_what(source: Path, quantized: Path) -> None:
     manifest = verify_snapshot(quantized)
     step = manifest.lineage[-1]
