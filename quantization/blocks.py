@@ -74,6 +74,10 @@ def _replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None
                 module.forward = old
 
 
+# whether a class of layers returns a tuple, as seen when its model was run; annotations err
+_RETURNS_TUPLE: dict[type[nn.Module], bool] = {}
+
+
 def reach_layers(
     model: nn.Module, layers: Mapping[str, nn.Module], given: Mapping[str, Any]
 ) -> tuple[Tensor, list[Call]]:
@@ -83,48 +87,68 @@ def reach_layers(
     sliding windows are given other masks and positions than their neighbours).
 
     Raises:
-        UnsupportedModelError: the model does not run its layers once each, in order.
+        UnsupportedModelError: the model does not run its layers once each, in order, each on what
+            the one before it returned.
     """
-    seen: list[tuple[int, Tensor]] = []
-    calls: list[Call] = []
-    last = len(layers) - 1
+    kind = type(next(iter(layers.values())))
+    guess = _returns_tuple(kind)
+    for as_tuple in (guess, not guess):
+        seen: list[Tensor] = []
+        calls: list[Call] = []
+        forwards = {
+            layer: _note(number, seen, calls, as_tuple=as_tuple, last=len(layers) - 1)
+            for number, layer in enumerate(layers.values())
+        }
+        with _replaced(forwards), suppress(_Reached):
+            model(**given)
+        if len(calls) == len(layers):
+            _RETURNS_TUPLE[kind] = as_tuple
+            return seen[0], calls
+    raise UnsupportedModelError(
+        f"{type(model).__name__} does not run its decoder layers one on the other"
+    )
 
-    def note(number: int, layer: nn.Module) -> Callable[..., Any]:
-        as_tuple = _returns_tuple(layer)
 
-        def forward(*args: Any, **options: Any) -> Any:
-            hidden = args[0] if args else options.pop("hidden_states")
-            seen.append((number, hidden))
-            calls.append(Call(args[1:], options))
-            if number == last:
-                raise _Reached
-            return (hidden,) if as_tuple else hidden
+def _note(
+    number: int, seen: list[Tensor], calls: list[Call], *, as_tuple: bool, last: int
+) -> Callable[..., Any]:
+    def forward(*args: Any, **options: Any) -> Any:
+        hidden = args[0] if args else options.pop("hidden_states", None)
+        if len(calls) != number or (seen and hidden is not seen[-1]):
+            raise _Reached  # not what the layer before has handed on
+        seen.append(hidden)
+        calls.append(Call(args[1:], options))
+        if number == last:
+            raise _Reached
+        return (hidden,) if as_tuple else hidden
 
-        return forward
-
-    forwards = {layer: note(number, layer) for number, layer in enumerate(layers.values())}
-    with _replaced(forwards), suppress(_Reached):
-        model(**given)
-    if [number for number, _ in seen] != list(range(len(layers))):
-        raise UnsupportedModelError(f"{type(model).__name__} does not run its own decoder layers")
-    return seen[0][1], calls
+    return forward
 
 
 def finish(
     model: nn.Module, layers: Mapping[str, nn.Module], given: Mapping[str, Any], hidden: Tensor
 ) -> Any:
     """What the model returns when its layers end with `hidden`: they are not run."""
-
-    def end(layer: nn.Module) -> Callable[..., Any]:
-        return lambda *args, **options: (hidden,) if _returns_tuple(layer) else hidden
-
-    with _replaced({layer: end(layer) for layer in layers.values()}):
+    with ended(layers, lambda: hidden):
         return model(**given)
 
 
-def _returns_tuple(layer: nn.Module) -> bool:
-    told = inspect.signature(type(layer).forward).return_annotation
-    return "tuple" in str(told).lower()
+@contextmanager
+def ended(layers: Mapping[str, nn.Module], hidden: Callable[[], Tensor]) -> Iterator[None]:
+    """Let every layer return `hidden()` whatever it is given."""
+
+    def end(layer: nn.Module) -> Callable[..., Any]:
+        as_tuple = _returns_tuple(type(layer))
+        return lambda *args, **options: (hidden(),) if as_tuple else hidden()
+
+    with _replaced({layer: end(layer) for layer in layers.values()}):
+        yield
+
+
+def _returns_tuple(kind: type[nn.Module]) -> bool:
+    if kind in _RETURNS_TUPLE:
+        return _RETURNS_TUPLE[kind]
+    return "tuple" in str(inspect.signature(kind.forward).return_annotation).lower()
 
 
 def run_layer(layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model_store.errors import UsageError
 from quantization.batches import Batch
-from quantization.blocks import decoder_layers, finish
+from quantization.blocks import decoder_layers, ended
 from quantization.errors import UnsupportedModelError
 from quantization.layer_store import Journal
 from quantization.module_rules import fits
@@ -68,20 +67,20 @@ def quantize_head(
 ) -> list[LayerError]:
     """Quantize what runs behind the last layer, from what reaches it there."""
     layers = decoder_layers(model)
+    mine: dict[int, Tensor] = {}  # every pass runs in a thread of its own, and has its own states
 
     def work(hidden: Tensor) -> Callable[[], Tensor]:
         ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
-        told: dict[str, Any] = {"input_ids": ids, "use_cache": False}
-        return partial(_ended, model, layers, told, hidden)
+
+        def run() -> Tensor:
+            mine[threading.get_ident()] = hidden
+            model(input_ids=ids, use_cache=False)
+            return hidden
+
+        return run
 
     run = LayerRun(config, journal.sink, batches, head)
-    run.finish([work(one.hidden) for one in batches])
+    with ended(layers, lambda: mine[threading.get_ident()]):
+        run.finish([work(one.hidden) for one in batches])
     journal.finished_head(run.errors)
     return run.errors
-
-
-def _ended(
-    model: nn.Module, layers: Mapping[str, nn.Module], told: dict[str, Any], hidden: Tensor
-) -> Tensor:
-    finish(model, layers, told, hidden)
-    return hidden
