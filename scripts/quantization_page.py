@@ -83,7 +83,7 @@ def render() -> str:
             f"| `{name}` | {_WHAT[name]} | {one['act_order']} | {one['scale_search']} | "
             f"{one['sweeps']} | {one['share']:.0%} |"
         )
-    parts = [_HEAD + "\n".join(lines), _measured(), _block(), _interop()]
+    parts = [_HEAD + "\n".join(lines), _measured(), _block(), _interop(), _autogptq()]
     return "\n\n".join(part for part in parts if part) + "\n" + _TAIL
 
 
@@ -168,3 +168,15 @@ def _interop() -> str:
         kernels = ", ".join(row.get("kernels", []))
         lines.append(f"| {row['case']} | {row['way']} | {kernels} | {error} |")
     return f"## Read by others\n\n`{told['command']}`\n\n" + "\n".join(lines)
+
+
+def _autogptq() -> str:
+    told = _read("gptq_autogptq.json")
+    if told is None:
+        return "auto-gptq 0.7.1: not run yet: `python benchmarks/gptq_autogptq.py --write`."
+    worst = max(row["error"] for row in told["rows"])
+    return (
+        f"auto-gptq 0.7.1 with transformers 4.40.2 (`{told['command']}`): its linear loads all "
+        f"{len(told['rows'])} modules of the layout of 2023 strictly, `.bias` included; largest "
+        f"relative error {worst:.2g} (limit {told['limit']})."
+    )
