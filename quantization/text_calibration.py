@@ -45,9 +45,13 @@ def _drawn(config: GptqConfig) -> Iterator[str]:
 
 
 def _told(sample: scenes.Sample) -> str:
-    asked = " ".join(str(one["text"]) for one in sample.elements if "text" in one)
-    turns = [part for turn in (*sample.history, (asked, sample.answer)) for part in turn]
-    return "\n".join(turns)
+    turns = [part for turn in sample.history for part in turn]
+    return "\n".join([*map(_words, turns), _words(sample.elements), sample.answer])
+
+
+def _words(said: Any) -> str:
+    """The text of a turn: a string, or elements of which some are texts."""
+    return said if isinstance(said, str) else " ".join(e["text"] for e in said if "text" in e)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
