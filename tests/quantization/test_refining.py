@@ -114,8 +114,9 @@ def test_the_asymmetric_target_undoes_what_earlier_layers_did() -> None:
 
     wanted = layer.inputs @ layer.weight.T
     least = torch.linalg.lstsq(moved, wanted).solution.T
-    torch.testing.assert_close(target, least, rtol=0.02, atol=0.02)
-    assert (moved @ target.T - wanted).norm() < 0.98 * (moved @ layer.weight.T - wanted).norm()
+    off = [float((moved @ w.T - wanted).norm()) for w in (layer.weight, target, least)]
+    assert off[2] * 0.999 < off[1] < off[2] * 1.01  # the damping costs a little
+    assert off[1] < 0.98 * off[0]
 
 
 def test_dead_inputs_are_counted() -> None:
