@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 CALIBRATION, HELD_OUT, TUNING = 1, 2, 3  # streams of tokens; TUNING is for choosing options only
-_SPECTRUM = 1.2
+_SPECTRUM = 0.8
 _TAILS = 0.3
 _GAINS = 0.3
 _OUTPUTS = 0.5
