@@ -32,8 +32,11 @@ def check_layout(source: Source, config: GptqConfig) -> None:
             "--layout original needs a Qwen-VL snapshot in the layout of 2023",
             hint="Quantize the folder that the native one was converted from.",
         )
-    if config.modules or config.include:
-        raise UsageError("--layout original knows one width for all, and no other modules")
+    if config.modules or config.include or config.exclude or config.format != "gptq":
+        raise UsageError(
+            "--layout original is version 1 with one width for all linears of the decoder",
+            hint="Leave out --modules, --include, --exclude and --format.",
+        )
 
 
 def result_files(
