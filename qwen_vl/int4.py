@@ -38,8 +38,8 @@ class ModuleFormat:
         for key, value in (table if isinstance(table, Mapping) else {}).items():
             if key.startswith("-:"):
                 continue
-            bits = value.get("bits") if isinstance(value, Mapping) else "?"
-            group_size = value.get("group_size") if isinstance(value, Mapping) else "?"
+            told: Mapping[str, Any] = value if isinstance(value, Mapping) else {"bits": "?"}
+            bits, group_size = told.get("bits"), told.get("group_size")
             if not all(one is None or isinstance(one, int) for one in (bits, group_size)):
                 raise UnsupportedQuantizationError(f"the dynamic row {key!r} is not understood")
             try:

@@ -344,7 +344,7 @@ def test_a_changed_byte_on_disk_is_found(quantized: Path, tmp_path: Path) -> Non
 def _refused() -> Iterator[tuple[str, type[ToolkitError], str, dict[str, Any]]]:
     yield "quantized", AlreadyQuantizedError, "quantized already", {}
     yield "plain folder", NotASnapshotError, "no snapshot", {}
-    yield "llama", UnsupportedModelError, "the model has not", {}
+    yield "llama", UnsupportedModelError, "transformers cannot build .llama.", {}
     yield "no ranks", UnsupportedModelError, "no rank file", {}
     yield "damaged", DigestMismatchError, "sha256", {}
     yield "tiny", GroupSizeError, "no multiple of 128", {"group_size": 128}
