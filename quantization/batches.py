@@ -79,7 +79,8 @@ def _batch(
     model: nn.Module, layers: Mapping[str, nn.Module], samples: Sequence[CalibrationInput]
 ) -> Batch:
     longest = max(len(sample.input_ids) for sample in samples)
-    parts, calls = [], []
+    parts: list[Tensor] = []
+    calls: list[Call] = []
     kept = torch.zeros(len(samples), longest, dtype=torch.bool)
     for row, sample in enumerate(samples):
         kept[row, : len(sample.input_ids)] = True

@@ -34,7 +34,7 @@ def wanted_outside(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name not in inside
     }
-    found = {}
+    found: dict[str, nn.Linear] = {}
     for pattern in config.include:
         mine = [name for name in outside if fits(name, pattern)]
         if not mine and not any(fits(name, pattern) for name in inside):

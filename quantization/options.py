@@ -153,9 +153,10 @@ class GptqConfig:
         """The options of one linear: these, with what the first fitting rule says."""
         for rule in parse_rules(self.modules):
             if rule.fits(name):
-                changed = {"bits": rule.bits, "group_size": rule.group_size}
                 return dataclasses.replace(
-                    self, **{key: value for key, value in changed.items() if value is not None}
+                    self,
+                    bits=self.bits if rule.bits is None else rule.bits,
+                    group_size=self.group_size if rule.group_size is None else rule.group_size,
                 )
         return self
 

@@ -155,7 +155,8 @@ def _solve(w: Tensor, factor: Factor, frame: Tensor, grid: Grid, config: GptqCon
 
 def _spread(V: Tensor, drift: Tensor) -> Tensor:  # noqa: N803
     """What GPTQ would hold in memory now: all later columns of a group share the compensation."""
-    return torch.linalg.solve_triangular(V.T, drift, upper=False, unitriangular=True)
+    spread: Tensor = torch.linalg.solve_triangular(V.T, drift, upper=False, unitriangular=True)
+    return spread
 
 
 def _fixed_scales(

@@ -46,8 +46,9 @@ def test_an_error_in_a_pass_ends_all_of_them() -> None:
         meet("a", torch.tensor(1.0))
         raise ZeroDivisionError
 
+    works: list[Callable[[], Tensor]] = [partial(_pass, 1.0, ("a", "b"), []), failing]
     with pytest.raises(ZeroDivisionError):
-        list(together([partial(_pass, 1.0, ("a", "b"), []), failing], _doubled))
+        list(together(works, _doubled))
 
 
 def test_an_error_while_all_wait_ends_all_of_them() -> None:
