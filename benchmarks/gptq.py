@@ -153,7 +153,8 @@ def _run(contender: str, model: Path, out: Path, threads: int) -> None:
     told = dict(os.environ, OMP_NUM_THREADS=str(threads), GPTQMODEL_CPU_WORKERS="2",
                 HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")  # fmt: skip
     with (out / "log.txt").open("w") as log:
-        done = subprocess.run(command, env=told, stdout=log, stderr=log, check=False)
+        # gptqmodel leaves a folder of logs wherever it is started
+        done = subprocess.run(command, env=told, cwd=out, stdout=log, stderr=log, check=False)
     if done.returncode:
         raise SystemExit(f"{contender} failed: see {out / 'log.txt'}")
 

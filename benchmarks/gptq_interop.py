@@ -46,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = _quantized(BUILD / "interop" / case.replace(" ", "-"), options)
         worker = ROOT / "benchmarks" / "gptq_interop_load.py"
         done = subprocess.run(
-            [str(python), str(worker), str(folder)], capture_output=True, text=True, check=False
+            [str(python), str(worker), str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder.parent,
         )
         if done.returncode:
             raise SystemExit(f"{case}: {done.stderr[-2000:]}")
@@ -54,14 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if line.startswith("{"):
                 rows.append({"case": case, **json.loads(line)})
                 print(json.dumps(rows[-1]), flush=True)
-    if args.write:
-        told = {
-            "command": "python benchmarks/gptq_interop.py --write",
-            "limit": LIMIT,
-            "rows": rows,
-        }
-        RESULT.write_text(json.dumps(told, indent=1) + "\n")
+        if args.write:  # after each: a loader that hangs costs its own case only
+            _write(rows)
     return 0 if all(row.get("error", 1) <= LIMIT for row in rows) else 1
+
+
+def _write(rows: list[dict[str, Any]]) -> None:
+    command = "python benchmarks/gptq_interop.py --write"
+    told = {"command": command, "limit": LIMIT, "cases": list(CASES), "rows": rows}
+    RESULT.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def _quantized(place: Path, options: dict[str, Any]) -> Path:
