@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from numpy.random import PCG64
@@ -24,18 +24,19 @@ from numpy.random import PCG64
 from model_store.canonical import canonical_digest, parse_json
 from model_store.errors import StoreError, UnsafePathError
 from model_store.paths import inside
+from quantization.batches import CalibrationInput
 from quantization.errors import CalibrationError
 from quantization.options import BUILTIN, GptqConfig
-from quantization.sequential import CalibrationInput
 from qwen_vl import scenes
 from qwen_vl.context import Turn, encode_guarded
 from qwen_vl.dialogue import chat_inputs
 from qwen_vl.errors import QwenVLError
 from qwen_vl.tokenization import QwenVLTokenizer
 
-_MAX_FILE = 1 << 30
+MAX_FILE = 1 << 30
 _ELEMENTS = ({"image"}, {"text"}, {"box"}, {"ref", "box"})
 
+T = TypeVar("T")
 Elements = tuple[Mapping[str, Any], ...]
 
 
@@ -92,7 +93,7 @@ def calibration_set(
     else:
         path = Path(config.calibration).expanduser()
         known = list(read_conversations(path, images=config.images))
-        conversations = _pick(known, config.samples, config.seed)
+        conversations = pick(known, config.samples, config.seed)
         origin, digest = "conversations", conversations_digest(conversations)
     inputs = tuple(
         _encoded(one, tokenizer, image_size=image_size, longest=config.max_tokens)
@@ -108,7 +109,8 @@ def _history(sample: scenes.Sample) -> tuple[tuple[Elements, str], ...]:
     )
 
 
-def _pick(known: list[Conversation], count: int, seed: int) -> list[Conversation]:
+def pick(known: list[T], count: int, seed: int) -> list[T]:
+    """Pick `count` of a longer list, by seed, and keep their order."""
     if len(known) <= count:
         return known
     words = PCG64(seed)  # raw words: the part of the generator whose stream is promised
@@ -143,8 +145,8 @@ def read_conversations(path: Path, *, images: Path | None) -> Iterator[Conversat
         CalibrationError: no such file, no conversation in it, or a malformed line, by number.
     """
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise CalibrationError(f"{path} is over {_MAX_FILE} bytes")
+        if path.stat().st_size > MAX_FILE:
+            raise CalibrationError(f"{path} is over {MAX_FILE} bytes")
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise CalibrationError(f"calibration file {path}: {error.strerror}") from error

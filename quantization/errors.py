@@ -7,7 +7,8 @@ QuantizationError(ToolkitError)
 ├── UnsupportedModelError    no decoder whose linears could be quantized
 ├── AlreadyQuantizedError    the source is not full precision
 ├── CalibrationError         the calibration set is missing, empty or malformed
-└── WrittenModelError        what was written does not read back as what was computed
+├── WrittenModelError        what was written does not read back as what was computed
+└── KernelDisagreesError     an installed kernel computes something else from it
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class GroupSizeError(QuantizationError):
 class UnsupportedModelError(QuantizationError):
     """The model has no decoder layers that could be found, or not the linears it should have."""
 
-    hint = "Quantization knows Qwen-VL snapshots, in the original or the native layout."
+    hint = "Quantization knows Qwen-VL, and decoders that transformers itself can build."
 
 
 class AlreadyQuantizedError(QuantizationError):
@@ -63,3 +64,13 @@ class WrittenModelError(QuantizationError):
     """What was written does not read back as what was computed."""
 
     hint = "The disk or the memory is faulty, or this is a bug; nothing was published."
+
+
+class KernelDisagreesError(QuantizationError):
+    """A kernel computes other outputs from the written integers than their definition."""
+
+    hint = "Serve with another kernel; the files are what was computed, their bytes were compared."
+
+    def __init__(self, kernel: str, linear: str, error: float) -> None:
+        super().__init__(f"kernel {kernel} errs by {error:.2g} on {linear}")
+        self.kernel, self.linear, self.error = kernel, linear, error

@@ -1,13 +1,18 @@
-"""Quantize the decoder of Qwen-VL to GPTQ integers, calibrated on pictures and text.
+"""Quantize a decoder to GPTQ integers: Qwen-VL with pictures, or any text decoder of transformers.
 
 Examples:
     python -m quantization.gptq
     python -m quantization.gptq Qwen-VL-Chat-Native --into Qwen-VL-Chat-Int4
     python -m quantization.gptq Qwen-VL-Chat --calibration talks.jsonl --images photos --samples 64
+    python -m quantization.gptq Qwen-VL-Chat --layout original --format gptq
+    python -m quantization.gptq Qwen2-7B --preset best --calibration texts.jsonl --samples 128
+    python -m quantization.gptq Llama-3-8B --include lm_head --modules '*.down_proj:bits=8'
     python -m quantization.gptq Qwen-VL-Chat --method rtn --into baseline
 
-Reads a full-precision snapshot of either layout and writes the native one, with per-layer errors in
-records/quantization.json. Prints the new folder; when it is there already, nothing is computed.
+Reads a full-precision snapshot, one layer at a time, and writes a new one, with the error of every
+linear in records/quantization.json and as a picture beside it. A killed run goes on where it was
+when the same command is given again. Prints the new folder; when it is there already, nothing is
+computed. What the presets cost: docs/quantization.md.
 """
 
 from __future__ import annotations

@@ -22,9 +22,10 @@ _LARGEST = 65504.0
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The integers of one width."""
+    """The integers of one width; with `signed`, a negative scale turns them round."""
 
     bits: int
+    signed: bool = False
 
     @property
     def zero(self) -> int:
@@ -41,6 +42,23 @@ class Grid:
     def values(self, codes: Tensor, scale: Tensor) -> Tensor:
         return scale * (codes - self.zero)
 
+    def half(self, scale: Tensor) -> Tensor:
+        """The nearest float16 that is not zero, as float32; positive unless signed."""
+        rounded = scale.half().float()
+        if not self.signed:
+            return rounded.clamp_(min=_SMALLEST)
+        least = torch.where(scale < 0, -_SMALLEST, _SMALLEST)
+        return torch.where(rounded.abs() < _SMALLEST, least, rounded)
+
+    def widest(self, columns: Tensor) -> Tensor:
+        """The scale of each row that clips nothing, of (group, rows) weights."""
+        if not self.signed:
+            return columns.abs().amax(dim=0) * (2 / self.top)
+        low, high = columns.amin(dim=0), columns.amax(dim=0)
+        # the grid reaches one step further down than up: that side goes to the larger weights
+        turned = torch.where(-low >= high, 1.0, -1.0)
+        return turned * torch.maximum(-low, high) / self.zero
+
 
 def group_scales(grid: Grid, columns: Tensor, importance: Tensor | None, *, search: bool) -> Tensor:
     """Choose one scale per output row for one group of columns.
@@ -52,30 +70,25 @@ def group_scales(grid: Grid, columns: Tensor, importance: Tensor | None, *, sear
         search: try smaller scales, which clip the largest weights, and keep the least error.
 
     Returns:
-        (rows,) float32, positive, exactly representable in float16.
+        (rows,) float32, exactly representable in float16, never zero.
 
     Raises:
         UnusableTensorError: the weights are too large for a float16 scale.
     """
-    largest = columns.abs().amax(dim=0)
-    widest = largest * (2 / grid.top)
-    if not bool((widest <= _LARGEST).all()):
+    widest = grid.widest(columns)
+    if not bool((widest.abs() <= _LARGEST).all()):
         raise UnusableTensorError("a weight is not finite, or too large for a float16 scale")
-    widest = torch.where(largest == 0, 1.0, widest)
+    widest = torch.where(widest == 0, 1.0, widest)
     if not search:
-        return _half(widest)
-    best, least = _half(widest), torch.full_like(widest, torch.inf)
+        return grid.half(widest)
+    best, least = grid.half(widest), torch.full_like(widest, torch.inf)
     error = torch.empty_like(columns)  # one buffer that stays in cache
     for shrink in _SHRINK:
-        scale = _half(widest * shrink)
-        torch.div(columns, scale, out=error)
+        scale = grid.half(widest * shrink)
+        torch.mul(columns, scale.reciprocal(), out=error)
         error.round_().clamp_(-grid.zero, grid.top - grid.zero)
-        error.mul_(scale).sub_(columns).square_()
-        loss = error.sum(dim=0) if importance is None else importance @ error
+        error.mul_(scale).sub_(columns)
+        loss = error.square_().sum(dim=0) if importance is None else importance @ error.square_()
         better = loss < least
         best, least = torch.where(better, scale, best), torch.where(better, loss, least)
     return best
-
-
-def _half(scale: Tensor) -> Tensor:
-    return scale.half().float().clamp_(min=_SMALLEST)

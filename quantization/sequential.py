@@ -1,14 +1,14 @@
-"""Quantize a model in memory, decoder layer by decoder layer, each from what it really gets.
+"""Quantize a model decoder layer by decoder layer, each linear from what it really gets.
 
-Every sample runs once up to the first decoder layer. From there all samples go through one layer at
-a time, once: each linear is caught when its input arrives, quantized, and goes on with the
-quantized weight, so what follows is calibrated on what will really reach it. Linears that get the
-very same tensor (q, k and v; gate and up) share one Hessian and one factorization; nothing here
-knows a model's names.
+Samples go through one layer at a time, once. They are run in batches, each stopped where a linear
+would compute: when all batches have arrived, the inputs make the Hessian, the linear is quantized,
+and all go on with the quantized weight, so what follows is calibrated on what will really reach it.
+Linears that get the very same tensor (q, k and v; gate and up) share one Hessian and one
+factorization; nothing here knows a model's names.
 
 Samples of unequal length are padded on the right. Attention is causal, so no real token sees the
-padding, and padded positions are kept out of every Hessian. One layer's activations of all samples
-are alive at a time: memory grows with samples × the longest of them.
+padding, and padded positions are kept out of every Hessian. Memory holds one layer's weights when
+they come from a `LayerStore`, and of the activations what crosses a layer.
 
 The arithmetic is deterministic on one machine with one number of threads; another processor or
 thread count adds floats in another order, and a code may then fall on the other side of a tie.
@@ -18,31 +18,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from model_store.progress import NoProgress, Progress
-from quantization.errors import CalibrationError, UnsupportedModelError
+from quantization.batches import Batch, CalibrationInput, make_batches
+from quantization.blocks import decoder_layers, intercepted, linears, run_layer
+from quantization.errors import CalibrationError, UnsupportedModelError, UnusableTensorError
+from quantization.factor import Factor, factor_hessian, towards_original
 from quantization.hessian import HessianAccumulator
+from quantization.module_rules import chosen
 from quantization.options import GptqConfig
 from quantization.solver import (
-    Factor,
     QuantizedLinear,
-    factor_hessian,
     quantize_linear,
     relative_error,
     round_linear,
 )
+from quantization.turns import meet, together
 
+__all__ = [
+    "CalibrationInput",
+    "LayerError",
+    "LayerRun",
+    "decoder_layers",
+    "linears",
+    "quantize_model",
+]
 
-@dataclass(frozen=True, slots=True)
-class CalibrationInput:
-    """One sample as the model takes it: `input_ids` (n,) int64, and its images, if any."""
-
-    input_ids: Tensor
-    pixel_values: Tensor | None = None
+_SAMPLED_ROWS = 128  # of each linear, for its reported error: measuring all would cost a solve
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,36 +61,35 @@ class LayerError:
     rounding_error: float  # of rounding to nearest, for comparison
     rows: int  # calibration rows behind it
     damping: float
+    columns: int = 0
+    dead: int = 0  # inputs that no calibration row activated
 
 
 Sink = Callable[[str, QuantizedLinear], None]  # gets every quantized linear once, by full name
 
 
-def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The decoder's layers by name, in order.
+class LayerStore(Protocol):
+    """Where decoder layers come from, and what is known of those an earlier run has done."""
 
-    Raises:
-        UnsupportedModelError: the model does not say where its decoder is.
-    """
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder = get_decoder() if callable(get_decoder) else model
-    names = {id(module): name for name, module in model.named_modules()}
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
-    if len(lists) != 1:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has {len(lists)} lists of layers where one was expected"
-        )
-    return {names[id(layer)]: layer for layer in lists[0]}
+    def load(self, prefix: str, layer: nn.Module) -> None:
+        """Fill a layer's weights."""
+
+    def done(self, prefix: str, batches: list[Batch]) -> list[LayerError] | None:
+        """Put the batches behind a layer that was finished earlier; None when it was not."""
+
+    def finished(self, prefix: str, batches: list[Batch], errors: list[LayerError]) -> None:
+        """Take note of a layer that is done, and forget its weights."""
 
 
-def linears(layers: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
-    """Every linear of the decoder layers by full name: what gets quantized."""
-    return {
-        f"{prefix}.{name}": module
-        for prefix, layer in layers.items()
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear)
-    }
+class InMemory:
+    """All layers are there already, and stay."""
+
+    def load(self, prefix: str, layer: nn.Module) -> None: ...
+
+    def done(self, prefix: str, batches: list[Batch]) -> list[LayerError] | None:
+        return None
+
+    def finished(self, prefix: str, batches: list[Batch], errors: list[LayerError]) -> None: ...
 
 
 @torch.no_grad()
@@ -105,134 +111,153 @@ def quantize_model(
         progress: where to report to, a layer at a time.
 
     Raises:
-        CalibrationError: no samples.
+        CalibrationError: no samples, or too few for the width of a layer.
         UnsupportedModelError: no decoder layers, or a linear that is never run.
         QuantizationError: see `quantize_linear`.
     """
     model.eval()
+    batches = make_batches(model, decoder_layers(model), shared(samples, config.share or 1.0))
+    return quantize_layers(model, batches, config, sink, InMemory(), progress=progress)
+
+
+def shared(samples: Sequence[CalibrationInput], share: float) -> list[CalibrationInput]:
+    """An even pick of the samples, at least one of them."""
+    if not samples:
+        raise CalibrationError("there are no calibration samples", hint="Raise --samples.")
+    count = max(1, round(len(samples) * share))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+@torch.no_grad()
+def quantize_layers(
+    model: nn.Module,
+    batches: list[Batch],
+    config: GptqConfig,
+    sink: Sink,
+    store: LayerStore,
+    *,
+    progress: Progress | None = None,
+) -> list[LayerError]:
+    """Quantize layer by layer; the batches end behind the last layer. See `quantize_model`."""
     layers = decoder_layers(model)
-    batch = _inputs_of_first_layer(model, next(iter(layers.values())), samples)
+    wanted = set(chosen(linears(layers), config.exclude))
     errors: list[LayerError] = []
     with (progress or NoProgress()).task("quantize", len(layers), unit="layers") as task:
-        for prefix, layer in layers.items():
-            run = _LayerRun(config, sink, batch.kept)
-            batch.hidden = run.through(prefix, layer, batch)
-            errors += run.errors
-            worst = max(run.errors, key=lambda one: one.error)
-            task.note(f"worst relative error {worst.error:.2g} ({worst.name.split('.')[-1]})")
+        for number, (prefix, layer) in enumerate(layers.items()):
+            earlier = store.done(prefix, batches)
+            if earlier is None:
+                store.load(prefix, layer)
+                mine = {n: one for n, one in linears({prefix: layer}).items() if n in wanted}
+                run = LayerRun(config, sink, batches, mine)
+                run.through(layer, number)
+                store.finished(prefix, batches, run.errors)
+                earlier = run.errors
+            errors += earlier
+            if earlier:
+                worst = max(earlier, key=lambda one: one.error)
+                task.note(f"worst relative error {worst.error:.2g} ({worst.name.split('.')[-1]})")
             task.advance()
     return errors
 
 
 @dataclass
-class _Batch:
-    """All samples between two layers."""
-
-    hidden: Tensor  # (samples, longest, width)
-    kept: Tensor  # (samples, longest) bool: False at padding
-    options: dict[str, Any]  # the keyword arguments that the decoder gives its layers
-
-
-class _Reached(Exception):  # noqa: N818  no error: it ends a forward pass that has done its work
-    pass
-
-
-def _inputs_of_first_layer(
-    model: nn.Module, first: nn.Module, samples: Sequence[CalibrationInput]
-) -> _Batch:
-    if not samples:
-        raise CalibrationError("there are no calibration samples", hint="Raise --samples.")
-    longest = max(len(sample.input_ids) for sample in samples)
-    device = next(model.parameters()).device
-    caught: list[tuple[Tensor, dict[str, Any]]] = []
-
-    def catch(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        caught.append((args[0] if args else options.pop("hidden_states"), options))
-        raise _Reached
-
-    handle = first.register_forward_pre_hook(catch, with_kwargs=True)
-    kept = torch.zeros(len(samples), longest, dtype=torch.bool, device=device)
-    try:
-        for row, sample in enumerate(samples):
-            kept[row, : len(sample.input_ids)] = True
-            _run_until_caught(model, sample, longest, device)
-    finally:
-        handle.remove()
-    # every sample was padded to the same length, so mask and positions are those of any of them
-    return _Batch(torch.cat([hidden for hidden, _ in caught]), kept, caught[0][1])
-
-
-def _run_until_caught(
-    model: nn.Module, sample: CalibrationInput, longest: int, device: torch.device
-) -> None:
-    # the pad is the sample's own first id: any ordinary token does, it is never looked at
-    ids = sample.input_ids.new_full((1, longest), int(sample.input_ids[0]))
-    ids[0, : len(sample.input_ids)] = sample.input_ids
-    given: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
-    if sample.pixel_values is not None:
-        given["pixel_values"] = sample.pixel_values.to(device)
-    try:
-        model(**given)
-    except _Reached:
-        return
-    raise UnsupportedModelError(f"{type(model).__name__} does not run its own decoder layers")
-
-
-@dataclass
-class _LayerRun:
+class LayerRun:
     """One layer's pass: catches each linear's input, quantizes it, lets it go on."""
 
     config: GptqConfig
     sink: Sink
-    kept: Tensor
+    batches: list[Batch]
+    linears: Mapping[str, nn.Linear]
     errors: list[LayerError] = field(default_factory=list)
-    _input: Tensor | None = None  # held, so that no other tensor can take its identity
-    _hessian: Tensor = field(default_factory=lambda: torch.empty(0))
-    _factor: Factor | None = None
+    _inputs: list[Tensor] = field(default_factory=list)  # held: identity means being the same input
+    _gram: HessianAccumulator | None = None
+    _hessian: Tensor | None = None
+    _factor: Factor | None = None  # rules change bits and groups, which it does not depend on
 
-    def through(self, prefix: str, layer: nn.Module, batch: _Batch) -> Tensor:
-        mine = linears({prefix: layer})
-        handles = [
-            linear.register_forward_pre_hook(self._catcher(name)) for name, linear in mine.items()
-        ]
-        try:
-            out = layer(batch.hidden, **batch.options)
-        finally:
-            for handle in handles:
-                handle.remove()
-        unseen = mine.keys() - {error.name for error in self.errors}
+    def through(self, layer: nn.Module, number: int) -> None:
+        """Quantize the layer's linears, and move every batch behind it."""
+        twins = [(one, one.original) for one in self.batches if one.original is not None]
+        works = [partial(run_layer, layer, one.hidden, one.calls[number]) for one in self.batches]
+        works += [partial(run_layer, layer, hidden, one.calls[number]) for one, hidden in twins]
+        results = self.finish(works)
+        for one, hidden in zip(self.batches, results, strict=False):
+            one.hidden = hidden
+        for (one, _), hidden in zip(twins, results[len(self.batches) :], strict=True):
+            one.original = hidden
+
+    def finish(self, works: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+        """Run the passes side by side, one for each batch, quantizing what they meet at."""
+        with intercepted(self.linears, meet):
+            results = list(together(works, self._arrived))
+        unseen = self.linears.keys() - {error.name for error in self.errors}
         if unseen:
             raise UnsupportedModelError(f"{min(unseen)} was never run by its layer")
-        hidden: Tensor = out if isinstance(out, Tensor) else out[0]
-        return hidden
+        return results
 
-    def _catcher(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def caught(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            assert isinstance(module, nn.Linear)  # noqa: S101  only linears are hooked
-            self._quantize(name, module, args[0])
+    def _arrived(self, name: str, inputs: list[Tensor]) -> Callable[[int, Tensor], Tensor]:
+        linear = self.linears[name]
+        self._take_inputs(name, inputs)
+        before = linear.weight.detach().clone()
+        self._quantize(name, linear, before)
 
-        return caught
+        def answer(number: int, mine: Tensor) -> Tensor:
+            weight = linear.weight if number < len(self.batches) else before
+            return nn.functional.linear(mine, weight, linear.bias)
 
-    def _quantize(self, name: str, linear: nn.Linear, inputs: Tensor) -> None:
-        if inputs is not self._input:
-            self._take_input(name, inputs)
-        weight = linear.weight.detach().clone()
-        rounded = round_linear(weight, self.config, name=name)
-        best = rounded
-        if self._factor is not None:
-            best = quantize_linear(weight, self._factor, self.config, name=name)
-        values = best.weight()
-        linear.weight.copy_(values)
-        error = relative_error(weight, values, self._hessian)
-        nearest = relative_error(weight, rounded.weight(), self._hessian)
-        rows = int(self.kept.sum())
-        self.errors.append(LayerError(name, error, nearest, rows, best.damping))
+        return answer
+
+    def _take_inputs(self, name: str, inputs: list[Tensor]) -> None:
+        same = len(self._inputs) == len(inputs) and all(
+            one is other for one, other in zip(inputs, self._inputs, strict=True)
+        )
+        if same:
+            return
+        self._inputs, self._hessian, self._factor = list(inputs), None, None
+        gram = HessianAccumulator(inputs[0].shape[-1], inputs[0].device)
+        count = len(self.batches)
+        for number, one in enumerate(self.batches):
+            twin = inputs[count + number] if len(inputs) > count else None
+            gram.add(one.rows(inputs[number]), None if twin is None else one.rows(twin))
+        self._gram, self._hessian = gram, gram.matrix()
+        if not bool(torch.isfinite(self._hessian).all()):
+            raise UnusableTensorError(f"the calibration inputs of {name} are not finite")
+        columns = inputs[0].shape[-1]
+        if self.config.method == "gptq" and 2 * gram.rows < columns:
+            raise CalibrationError(
+                f"{name} has {columns} inputs, and its Hessian of {gram.rows} calibration rows has "
+                f"at most rank {gram.rows}: under half of it",
+                hint="Raise --samples (--preset fast runs half of them), or use --method rtn.",
+            )
+
+    def _quantize(self, name: str, linear: nn.Linear, before: Tensor) -> None:
+        config, hessian, gram = self.config.for_module(name), self._hessian, self._gram
+        assert hessian is not None and gram is not None  # noqa: S101, PT018  inputs were taken
+        if config.method == "gptq":
+            best = self._solved(name, before, config, hessian, gram)
+        else:
+            best = round_linear(before, config, name=name)
+        linear.weight.copy_(best.weight())
+        step = -(-before.shape[0] // _SAMPLED_ROWS)
+        some = before[::step]
+        error = relative_error(some, linear.weight[::step], hessian)
+        nearest = relative_error(some, round_linear(some, config).weight(), hessian)
+        dead = int((hessian.diagonal() <= 0).sum())
+        self.errors.append(
+            LayerError(name, error, nearest, gram.rows, best.damping, before.shape[1], dead)
+        )
         self.sink(name, best)
 
-    def _take_input(self, name: str, inputs: Tensor) -> None:
-        accumulator = HessianAccumulator(inputs.shape[-1], inputs.device)
-        for rows, kept in zip(inputs, self.kept, strict=True):
-            accumulator.add(rows[kept])
-        self._input, self._hessian = inputs, accumulator.matrix()
-        if self.config.method == "gptq":
-            self._factor = factor_hessian(self._hessian, self.config, name=name)
+    def _solved(
+        self,
+        name: str,
+        before: Tensor,
+        config: GptqConfig,
+        hessian: Tensor,
+        gram: HessianAccumulator,
+    ) -> QuantizedLinear:
+        if self._factor is None:
+            self._factor = factor_hessian(hessian, config, name=name)
+        factor, drift = self._factor, gram.drift()
+        if drift is not None and config.asymmetric:
+            before = towards_original(before, hessian, drift, factor.damping)
+        return quantize_linear(before, factor, config, name=name)

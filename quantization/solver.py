@@ -1,10 +1,8 @@
 """GPTQ for one linear layer (Frantar et al. 2022, arXiv:2210.17323), without an inverse.
 
-The layer's error is tr(E·H·Eᵀ), E = Q − W. Factor H = V·D·Vᵀ, V unit upper triangular, by one
-Cholesky of the flipped H. Then the error is Σₖ Dₖ·‖Eₖ + E₍<k₎·V₍<k,k₎‖², and going from left to
-right the best choice for column k rounds Wₖ − E₍<k₎·V₍<k,k₎. These are GPTQ's choices (its
-Cholesky factor of H⁻¹ is D^(−½)·V⁻¹), with a quarter of the factoring work and none of the
-inverse's rounding.
+The layer's error is tr(E·H·Eᵀ), E = Q − W. With H = V·D·Vᵀ (see factor.py) that is
+Σₖ Dₖ·‖Eₖ + E₍<k₎·V₍<k,k₎‖², and going from left to right the best choice for column k rounds
+Wₖ − E₍<k₎·V₍<k,k₎. These are GPTQ's choices (its Cholesky factor of H⁻¹ is D^(−½)·V⁻¹).
 """
 
 from __future__ import annotations
@@ -15,13 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantization.errors import GroupSizeError, SingularHessianError, UnusableTensorError
+from quantization.errors import GroupSizeError, UnusableTensorError
+from quantization.factor import Factor, factor_hessian
 from quantization.grid import Grid, group_scales
 from quantization.options import GptqConfig
+from quantization.refine import Solution, refine
+
+__all__ = [
+    "Factor", "QuantizedLinear", "check_weight", "factor_hessian", "quantize_linear",
+    "relative_error", "round_linear",
+]  # fmt: skip
 
 _BLOCK = 128  # columns whose compensation stays in cache
-_MOST_DAMPING = 1.0
-_LEAST_RAISE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class QuantizedLinear:
     zeros: Tensor
     g_idx: Tensor
     damping: float  # what was used in the end; 0 for plain rounding
+    dead: int = 0  # input columns that no sample activated
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.codes, self.scales, self.zeros, self.g_idx))
@@ -46,16 +50,6 @@ class QuantizedLinear:
         group = self.g_idx.long()
         codes = (self.codes - self.zeros[group]).float()
         return (self.scales[group].float() * codes).T.contiguous()
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """V·D·Vᵀ of a damped Hessian whose rows and columns were put into `order`."""
-
-    order: Tensor  # (columns,) int64
-    upper: Tensor  # V, (columns, columns), unit upper triangular
-    importance: Tensor  # diagonal of the undamped Hessian, in natural order
-    damping: float
 
 
 @torch.no_grad()
@@ -68,7 +62,7 @@ def quantize_linear(
         weight: (rows, columns) of any float type; not modified.
         hessian: (columns, columns) float32, symmetric, not modified; or its `factor_hessian`,
             which layers with the same input can share.
-        config: bits, group size, order, damping and scale search.
+        config: bits, group size, order, damping, scale search and sweeps.
         name: the layer, for error messages.
 
     Raises:
@@ -80,8 +74,18 @@ def quantize_linear(
     factor = hessian if isinstance(hessian, Factor) else factor_hessian(hessian, config, name=name)
     if factor.order.numel() != columns:
         raise ValueError(f"{columns} columns do not go with {factor.order.numel()} of the Hessian")
-    codes, scales = _solve(weight.T.float().contiguous(), factor, config)
-    return _result(codes, scales, config, damping=factor.damping)
+    group = config.group_of(columns)
+    natural = torch.arange(columns, device=weight.device)
+    # the order in which groups are neighbours: that of the file, unless the order is dynamic
+    frame = factor.order if config.act_order == "dynamic" else natural
+    w = weight.T.float()[frame].contiguous()
+    grid = Grid(config.bits, config.signed_scales)
+    solution = _solve(w, factor, frame, grid, config)
+    if config.sweeps:
+        refine(w, factor, frame, grid, solution, group=group, sweeps=config.sweeps)
+    codes, place = torch.empty_like(solution.codes), torch.empty_like(natural)
+    codes[frame], place[frame] = solution.codes, natural
+    return _result(codes, solution.scales, place // group, grid, factor)
 
 
 @torch.no_grad()
@@ -93,7 +97,8 @@ def round_linear(
     grid, w, group = Grid(config.bits), weight.T.float(), config.group_of(columns)
     scales = _fixed_scales(grid, w, group, None, search=False)
     codes = grid.codes(w, scales.repeat_interleave(group, dim=0))
-    return _result(codes, scales, config, damping=0.0)
+    place = torch.arange(columns, device=weight.device) // group
+    return _result(codes, scales, place, grid, None)
 
 
 def check_weight(weight: Tensor, config: GptqConfig, name: str) -> int:
@@ -106,55 +111,24 @@ def check_weight(weight: Tensor, config: GptqConfig, name: str) -> int:
     return columns
 
 
-@torch.no_grad()
-def factor_hessian(hessian: Tensor, config: GptqConfig, *, name: str = "this layer") -> Factor:
-    """Order, damp and factor a Hessian; damping doubles until there is a factor.
-
-    A column that no sample activated has a zero diagonal; it gets the mean, and is thereby
-    rounded to nearest: its weights mean something to inputs that the samples lack.
-
-    Raises:
-        SingularHessianError: no factor up to the largest damping.
-        UnusableTensorError: an activation was not finite.
-    """
-    if not bool(torch.isfinite(hessian).all()):
-        raise UnusableTensorError(f"the calibration inputs of {name} are not finite")
-    diagonal = hessian.diagonal().float()
-    live = diagonal > 0
-    mean = float(diagonal[live].mean()) if bool(live.any()) else 1.0
-    filled = torch.where(live, diagonal, mean)
-    order = torch.arange(len(filled), device=hessian.device)
-    if config.act_order == "static":
-        order = torch.argsort(filled, descending=True, stable=True)
-    ordered = hessian.float()[order][:, order]
-    damping = config.damping
-    while True:
-        ordered.diagonal().copy_(filled[order] + damping * mean)
-        # J·H·J = L·Lᵀ gives H = (J·L·J)·(J·L·J)ᵀ, and J·L·J is upper triangular
-        lower, failed = torch.linalg.cholesky_ex(ordered.flip(0, 1))
-        if not int(failed):
-            upper = lower.flip(0, 1)
-            return Factor(order, upper / upper.diagonal(), diagonal, damping)
-        if damping >= _MOST_DAMPING:
-            raise SingularHessianError(name, damping=damping)
-        damping = min(max(2 * damping, _LEAST_RAISE), _MOST_DAMPING)
-
-
-def _solve(w: Tensor, factor: Factor, config: GptqConfig) -> tuple[Tensor, Tensor]:
-    """Return (columns, rows) codes and (groups, rows) scales for transposed weights `w`."""
-    columns, grid = w.shape[0], Grid(config.bits)
+def _solve(w: Tensor, factor: Factor, frame: Tensor, grid: Grid, config: GptqConfig) -> Solution:
+    """Solve for `w`, (columns, rows), whose columns lie in the order of `frame`."""
+    columns = w.shape[0]
     group = config.group_of(columns)
     search = config.scale_search != "minmax"
-    importance = factor.importance if config.scale_search == "hessian" else None
-    # without an order, a group's scales are chosen when it is reached, errors so far included
+    importance = factor.importance[frame] if config.scale_search == "hessian" else None
+    # solved in the order they lie in: a group's scales are chosen when it is reached, errors so
+    # far included; in another order a group is never whole before the end
     fixed = config.act_order == "static" or group == columns
     scales = (
         _fixed_scales(grid, w, group, importance, search=search)
         if fixed
         else torch.empty(columns // group, w.shape[1], device=w.device)
     )
-    order, V = factor.order, factor.upper  # noqa: N806  the factor's name in the formula
-    w = w[order]
+    path = factor.order if config.act_order == "static" else torch.arange(columns, device=w.device)
+    V = factor.upper  # noqa: N806  the factor's name in the formula
+    w = w[path] if config.act_order == "static" else w
+    groups = (path // group).tolist()
     codes, error = torch.empty_like(w), torch.zeros_like(w)
     step = max(group, _BLOCK // group * group) if group < columns else _BLOCK
     for start in range(0, columns, step):
@@ -163,21 +137,26 @@ def _solve(w: Tensor, factor: Factor, config: GptqConfig) -> tuple[Tensor, Tenso
         for k in range(start, stop):
             here = k - start
             if not fixed and k % group == 0:
-                # what GPTQ would hold in memory now: all later columns share the compensation
                 span = slice(k, k + group)
-                drift = target[here : here + group] - w[span]
-                spread = torch.linalg.solve_triangular(
-                    V[span, span].T, drift, upper=False, unitriangular=True
+                compensated = w[span] + _spread(
+                    V[span, span], target[here : here + group] - w[span]
                 )
                 part = None if importance is None else importance[span]
-                scales[k // group] = group_scales(grid, w[span] + spread, part, search=search)
-            scale = scales[int(order[k]) // group]
-            codes[k] = grid.codes(target[here], scale)
-            error[k] = grid.values(codes[k], scale) - w[k]
+                scales[k // group] = group_scales(grid, compensated, part, search=search)
+            scale = scales[groups[k]]
+            code = grid.codes(target[here], scale)
+            codes[k] = code
+            torch.sub(code.sub_(grid.zero).mul_(scale), w[k], out=error[k])
             target[here + 1 :].addr_(V[k, k + 1 : stop], error[k], alpha=-1)
-    natural = torch.empty_like(codes)
-    natural[order] = codes
-    return natural, scales
+    placed = torch.empty_like(codes)
+    placed[path] = codes
+    return Solution(placed, scales)
+
+
+def _spread(V: Tensor, drift: Tensor) -> Tensor:  # noqa: N803
+    """What GPTQ would hold in memory now: all later columns of a group share the compensation."""
+    spread: Tensor = torch.linalg.solve_triangular(V.T, drift, upper=False, unitriangular=True)
+    return spread
 
 
 def _fixed_scales(
@@ -195,14 +174,12 @@ def _fixed_scales(
 
 
 def _result(
-    codes: Tensor, scales: Tensor, config: GptqConfig, *, damping: float
+    codes: Tensor, scales: Tensor, place: Tensor, grid: Grid, factor: Factor | None
 ) -> QuantizedLinear:
-    columns = codes.shape[0]
-    g_idx = torch.arange(columns, dtype=torch.int32, device=codes.device) // config.group_of(
-        columns
-    )
-    zeros = torch.full(scales.shape, Grid(config.bits).zero, dtype=torch.int32, device=codes.device)
-    return QuantizedLinear(codes.to(torch.int32), scales.half(), zeros, g_idx, damping)
+    zeros = torch.full(scales.shape, grid.zero, dtype=torch.int32, device=codes.device)
+    damping, dead = (0.0, 0) if factor is None else (factor.damping, factor.dead)
+    whole = (codes.to(torch.int32), scales.half(), zeros, place.to(torch.int32))
+    return QuantizedLinear(*whole, damping, dead)
 
 
 @torch.no_grad()

@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from model_store.canonical import canonical_digest
+from model_store.checkpoint import open_checkpoint
+from model_store.files import write_text
 from model_store.manifest import Manifest, Step, read_manifest, scan, tool_version, write_manifest
 from model_store.options import provenance
 from model_store.progress import NoProgress, Progress
-from model_store.records import Measurement, RecordSet, hardware, versions, write_record
+from model_store.records import write_record
 from model_store.shard_writer import WrittenShards
-from model_store.snapshot_folder import check_target, finished_result, new_snapshot
-from quantization.calibration import CalibrationSet, calibration_set
+from model_store.snapshot_folder import check_target, finished_result, is_resumable, new_snapshot
+from quantization.assembly import Parts, assemble
+from quantization.batches import Batch, make_batches
+from quantization.blocks import decoder_layers, linears
+from quantization.calibration import CalibrationSet
+from quantization.configs import check_layout, result_files
+from quantization.error_plot import PLOT, error_plot
+from quantization.layer_store import FOLDER, Journal
+from quantization.lm_head import quantize_head, wanted_outside
+from quantization.module_rules import chosen
 from quantization.options import GptqConfig
-from quantization.proof import TOLERANCE, check_files, check_loads, logits
-from quantization.sequential import (
-    CalibrationInput,
-    LayerError,
-    decoder_layers,
-    linears,
-    quantize_model,
+from quantization.outcome import Outcome, notice, record
+from quantization.proof import (
+    TOLERANCE,
+    Probe,
+    check_linears,
+    check_runs,
+    check_tensors,
+    logits_behind,
 )
-from quantization.solver import QuantizedLinear
-from quantization.source import SourceSnapshot, open_source
-from quantization.writing import (
-    check_shapes,
-    open_writer,
-    plan_tensors,
-    quantization_config,
-    weight_digest,
-    write_linear,
-    write_side_files,
-)
-from qwen_vl.loading import load_model, load_tokenizer
+from quantization.sequential import LayerError, quantize_layers, shared
+from quantization.skeleton import build_empty, empty, fill, fill_outside, names_below
+from quantization.source import NativeTensors, Source, open_source
+from quantization.writing import check_shapes, write_side_files
 
-RECORD = "quantization"
+_DTYPES = {one: getattr(torch, one) for one in ("float32", "bfloat16", "float16")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +65,48 @@ class Result:
 def quantize_snapshot(
     folder: Path, target: Path, config: GptqConfig, *, progress: Progress | None = None
 ) -> Result:
-    """Quantize the decoder of a Qwen-VL snapshot of either layout; writes the native layout.
+    """Quantize a decoder's snapshot; a killed run is gone on with at the layer it had reached.
+
+    Qwen-VL is read in either layout and written in the one that `config.layout` names; any other
+    decoder keeps its own.
 
     Raises:
         QuantizationError: the source, the calibration set or a layer; see quantization.errors.
         NotASnapshotError, DigestMismatchError: the source is not what its manifest says.
         TargetExistsError: `target` holds something else.
+        UsageError: patterns that name nothing.
     """
     watcher = progress or NoProgress()
     source = open_source(folder, verify=config.verify, progress=watcher)
-    tokenizer = load_tokenizer(folder)
-    calibration = calibration_set(config, tokenizer, image_size=source.image_size)
+    calibration = source.calibration(config)
     step = _step(source, config, calibration)
     done = finished_result(target, step)
     if done is not None:
         return Result(target, done, fresh=False)
     check_target(target, replace=config.replace)
-    with new_snapshot(target, replace=config.replace) as building:
-        _Work(source, config, calibration, step, watcher).write(building)
+    check_layout(source, config)
+    dtype = _DTYPES[source.dtype if config.dtype == "auto" else config.dtype]
+    model = build_empty(lambda: source.build(dtype))
+    layers = _to_quantize(model, config)  # bad requests end here, before a folder is made
+    key = canonical_digest({"step": step.json(), "threads": torch.get_num_threads()})
+    if is_resumable(target, key):
+        watcher.log(f"going on with what an interrupted run left beside {target.name}")
+    with new_snapshot(target, replace=config.replace, resume_key=key) as building:
+        work = _Work(source, config, calibration, step, model, layers, dtype, watcher)
+        with source.tensors() as tensors:
+            work.write(building, tensors)
     return Result(target, read_manifest(target), fresh=True)
 
 
-def _step(source: SourceSnapshot, config: GptqConfig, calibration: CalibrationSet) -> Step:
+def _to_quantize(model: nn.Module, config: GptqConfig) -> dict[str, nn.Linear]:
+    inside = linears(decoder_layers(model))
+    found = {name: inside[name] for name in chosen(inside, config.exclude)}
+    found |= wanted_outside(model, inside, config)
+    check_shapes(found, config)
+    return found
+
+
+def _step(source: Source, config: GptqConfig, calibration: CalibrationSet) -> Step:
     return Step(
         step=config.method,
         options=provenance(config),
@@ -96,120 +119,96 @@ def _step(source: SourceSnapshot, config: GptqConfig, calibration: CalibrationSe
 
 @dataclass
 class _Work:
-    """One run, from the loaded source to the proved snapshot."""
+    """One run, from the opened source to the proved snapshot."""
 
-    source: SourceSnapshot
+    source: Source
     config: GptqConfig
     calibration: CalibrationSet
     step: Step
+    model: nn.Module  # without weights
+    layers: Mapping[str, nn.Linear]  # to be quantized
+    dtype: torch.dtype
     progress: Progress
-    digests: dict[str, str] = field(default_factory=dict)  # linear -> digest of its values
 
-    def write(self, building: Path) -> None:
+    def write(self, building: Path, tensors: NativeTensors) -> None:
         """Fill the new snapshot's folder; the manifest and the record come last."""
         config, source = self.config, self.source
-        dtype = None if config.dtype == "auto" else config.dtype
-        model = load_model(source.folder, dtype=dtype, device=config.device)
-        layers = linears(decoder_layers(model))
-        check_shapes(layers, config)
-        shards, errors = self._write_weights(building, model, layers)
-        quantized = quantization_config(config, model, list(layers), self.step.tool)
-        write_side_files(building, source, quantized, self.step, _notice(config))
-        check_files(building, self.digests, shards.tensors, bits=config.bits)
-        expected, computed = logits(model, self._probe()), model.dtype
-        del model, layers  # the written one takes its place in memory
-        difference = check_loads(
-            building, self._probe(), expected, dtype=computed, device=config.device
+        layers = decoder_layers(self.model)
+        fill_outside(self.model, layers, tensors, dtype=self.dtype, device=config.device)
+        batches, row = self._batches()
+        start = _row(batches[row[0]], row[1])
+        journal = Journal(building / FOLDER, config, self.model, self._filler(tensors))
+        errors = quantize_layers(
+            self.model, batches, config, journal.sink, journal, progress=self.progress
         )
+        errors += self._head(batches, journal)
+        batch = batches[row[0]]
+        expected = logits_behind(self.model, _row(batch, row[1]).hidden)
+        probe = Probe(start, expected)
+        files = result_files(source, self.model, list(self.layers), config, self.step.tool)
+        empty(self.model)
+        batches.clear()
+        shards = assemble(building, Parts(tensors, journal, self.layers), source, config)
+        write_side_files(building, source, files, self.step, notice(config), layout=config.layout)
+        kernels, difference = self._prove(building, shards, journal, probe)
+        journal.remove()
         manifest = Manifest(
             files=scan(building, known=shards.files),
             lineage=(*source.manifest.lineage, self.step),
             tensors=shards.tensors,
         )
         write_manifest(building, manifest)
-        limit = TOLERANCE[computed]
-        write_record(building, self._record(manifest, errors, difference, limit))
+        outcome = Outcome(errors, difference, TOLERANCE[self.dtype], len(expected), kernels)
+        parent = source.manifest.content_digest
+        write_record(building, record(config, parent, manifest.content_digest, outcome))
+        write_text(building / PLOT, error_plot(errors))
 
-    def _write_weights(
-        self, building: Path, model: nn.Module, layers: Mapping[str, nn.Linear]
-    ) -> tuple[WrittenShards, list[LayerError]]:
-        """Quantize in place, writing each linear as it is done and then what stays as it was."""
-        with (
-            self.source.tensors() as tensors,
-            open_writer(
-                building, plan_tensors(tensors.infos, layers, self.config), _notice(self.config)
-            ) as writer,
-        ):
+    def _filler(self, tensors: NativeTensors) -> Any:
+        def fill_layer(prefix: str) -> None:
+            names = names_below(tensors.infos, [prefix])
+            fill(self.model, tensors.only(names), dtype=self.dtype, device=self.config.device)
 
-            def sink(name: str, result: QuantizedLinear) -> None:
-                self.digests[name] = weight_digest(result.weight())
-                write_linear(writer, name, result, bits=self.config.bits)
+        return fill_layer
 
-            inputs = self.calibration.inputs
-            errors = quantize_model(model, inputs, self.config, sink, progress=self.progress)
-            with self.progress.task("write untouched tensors", unit="tensors") as task:
-                for name, tensor in tensors.except_for({f"{name}.weight" for name in layers}):
-                    writer.add(name, tensor)
-                    task.advance()
-            return writer.finish(), errors
+    def _batches(self) -> tuple[list[Batch], tuple[int, int]]:
+        """The batches, and batch and row of the last check's sample: one with an image, if any."""
+        samples = shared(self.calibration.inputs, self.config.share or 1.0)
+        with torch.no_grad():
+            batches = make_batches(
+                self.model, decoder_layers(self.model), samples, twin=self.config.asymmetric
+            )
+        number = next((n for n, one in enumerate(samples) if one.pixel_values is not None), 0)
+        for place, batch in enumerate(batches):
+            if number < len(batch.hidden):
+                return batches, (place, number)
+            number -= len(batch.hidden)
+        raise AssertionError("every sample is in a batch")
 
-    def _probe(self) -> CalibrationInput:
-        """The sample for the last check: the first one with an image, if there is one."""
-        inputs = self.calibration.inputs
-        return next((one for one in inputs if one.pixel_values is not None), inputs[0])
+    def _head(self, batches: list[Batch], journal: Journal) -> list[LayerError]:
+        inside = linears(decoder_layers(self.model))
+        outside = {name: one for name, one in self.layers.items() if name not in inside}
+        if not outside:
+            return []
+        return quantize_head(self.model, outside, batches, self.config, journal)
 
-    def _record(
-        self, manifest: Manifest, errors: Sequence[LayerError], difference: float, limit: float
-    ) -> RecordSet:
-        reloaded = Measurement(
-            name="reloaded model: relative difference of logits from memory",
-            value=_short(difference),
-            unit="relative norm",
-            n=len(self._probe().input_ids),
-            verdict="pass",
-            threshold=f"<= {limit:g}",
-        )
-        return RecordSet(
-            name=RECORD,
-            claim="Each linear's output error on the calibration set, against plain rounding.",
-            reference=self.source.manifest.content_digest,
-            candidate=manifest.content_digest,
-            command=_command(self.config),
-            seed=self.config.seed,
-            hardware=hardware(),
-            versions=versions(("modelferry", "torch", "transformers", "numpy", "pillow")),
-            profile={"threads": torch.get_num_threads(), "system": platform.system()},
-            measurements=[reloaded, *(_measurement(one, self.config) for one in errors)],
-        )
+    def _prove(
+        self, building: Path, shards: WrittenShards, journal: Journal, probe: Probe
+    ) -> tuple[dict[str, float], float]:
+        with open_checkpoint(building) as checkpoint:
+            check_tensors(checkpoint, shards.tensors)
+            written = NativeTensors(checkpoint, _heads(self.source, self.config))
+            kernels = check_linears(written, journal.digests, self.config)
+            difference = check_runs(written, self.source, probe, self.config, self.dtype)
+        return kernels, difference
 
 
-def _measurement(one: LayerError, config: GptqConfig) -> Measurement:
-    worse = config.method == "gptq" and one.error > one.rounding_error
-    damping = f"; damping {one.damping:g}" if config.method == "gptq" else ""
-    return Measurement(
-        name=f"{one.name}: relative output error",
-        value=_short(one.error),
-        unit="relative mean square",
-        n=one.rows,
-        verdict="warn" if worse else "pass",
-        threshold=f"<= {_short(one.rounding_error):g}",
-        note=f"the threshold is rounding to nearest on the same inputs{damping}",
-    )
+def _heads(source: Source, config: GptqConfig) -> int | None:
+    """How many heads the vision tower has, where the result has the original layout."""
+    if config.layout == "native":
+        return None
+    return int(source.config["vision_config"]["num_attention_heads"])
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def _notice(config: GptqConfig) -> str:
-    how = "GPTQ" if config.method == "gptq" else "rounding to nearest"
-    return (
-        f"Changed by modelferry: the decoder's linear layers were quantized to {config.bits} bits "
-        f"by {how}, group size {config.group_size}; every other tensor is unchanged."
-    )
-
-
-def _command(config: GptqConfig) -> list[str]:
-    flags = [(f"--{key.replace('_', '-')}", value) for key, value in provenance(config).items()]
-    told = [part for flag, value in flags for part in (flag, str(value))]
-    return ["python", "-m", "quantization.gptq", *told]
+def _row(batch: Batch, row: int) -> Batch:
+    """One sample of a batch; its padding comes along, no real token sees it."""
+    return Batch(batch.hidden[row : row + 1].clone(), None, batch.calls)

@@ -1,13 +1,15 @@
 """A linear layer on AutoGPTQ's packed integers; exact, portable and slow: the reference.
 
-The format is AutoGPTQ's: `qweight` packs 32 / bits input rows into one int32, lowest bits first;
+The format is AutoGPTQ's: `qweight` packs the codes of 32 / bits input rows into one int32, lowest
+bits first;
 `qzeros` packs output columns likewise and, in format v1, stores the zero point minus one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,15 +21,45 @@ _PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 
 
 @dataclass(frozen=True, slots=True)
+class ModuleFormat:
+    """A row of a config's `dynamic` table: a width or group size for the names that fit."""
+
+    pattern: re.Pattern[str]
+    bits: int | None
+    group_size: int | None
+
+    @classmethod
+    def read(cls, table: Any) -> Iterator[ModuleFormat]:
+        """Read the rows that change something; those that exclude modules are not asked for.
+
+        Raises:
+            UnsupportedQuantizationError: a row that cannot be understood.
+        """
+        for key, value in (table if isinstance(table, Mapping) else {}).items():
+            if key.startswith("-:"):
+                continue
+            told: Mapping[str, Any] = value if isinstance(value, Mapping) else {"bits": "?"}
+            bits, group_size = told.get("bits"), told.get("group_size")
+            if not all(one is None or isinstance(one, int) for one in (bits, group_size)):
+                raise UnsupportedQuantizationError(f"the dynamic row {key!r} is not understood")
+            try:
+                pattern = re.compile(key.removeprefix("+:"))
+            except re.error as error:
+                raise UnsupportedQuantizationError(f"dynamic row {key!r}: {error}") from error
+            yield cls(pattern, bits, group_size)
+
+
+@dataclass(frozen=True, slots=True)
 class QuantizedFormat:
     """How the integers are stored."""
 
     bits: int = 4
     group_size: int = 128  # -1: one group per column
     zeros_minus_one: bool = True  # v1
+    others: tuple[ModuleFormat, ...] = ()  # linears of another width; the first that fits counts
 
     def __post_init__(self) -> None:
-        if self.bits not in (2, 4, 8):
+        if self.bits not in (2, 3, 4, 8):
             raise UnsupportedQuantizationError(f"{self.bits}-bit weights are not read")
         if self.group_size != -1 and self.group_size < 1:
             raise UnsupportedQuantizationError(f"a group size of {self.group_size} makes no sense")
@@ -46,7 +78,17 @@ class QuantizedFormat:
         bits, group_size = config.get("bits"), config.get("group_size", 128)
         if not isinstance(bits, int) or not isinstance(group_size, int):
             raise UnsupportedQuantizationError(f"bits {bits!r} with group size {group_size!r}")
-        return cls(bits, group_size, zeros_minus_one=layout == "gptq")
+        others = tuple(ModuleFormat.read(config.get("dynamic")))
+        return cls(bits, group_size, zeros_minus_one=layout == "gptq", others=others)
+
+    def of(self, name: str) -> QuantizedFormat:
+        """How the linear of this name is stored."""
+        for one in self.others:
+            if one.pattern.match(name):
+                return replace(
+                    self, bits=one.bits or self.bits, group_size=one.group_size or self.group_size
+                )
+        return self
 
 
 class QuantizedLinear(nn.Module):
@@ -66,17 +108,20 @@ class QuantizedLinear(nn.Module):
         self, in_features: int, out_features: int, form: QuantizedFormat, *, bias: bool = True
     ) -> None:
         super().__init__()
-        per = 32 // form.bits
-        if in_features % per or out_features % per:
+        if in_features * form.bits % 32 or out_features * form.bits % 32:
             raise UnsupportedQuantizationError(
-                f"{in_features} x {out_features} weights do not fill words of {per}"
+                f"{in_features} x {out_features} weights do not fill words of 32 bits"
             )
         size = in_features if form.group_size == -1 else form.group_size
         groups = -(-in_features // size)
         self.in_features, self.out_features, self.form = in_features, out_features, form
         whole, half = torch.int32, torch.float16
-        self.register_buffer("qweight", torch.zeros(in_features // per, out_features, dtype=whole))
-        self.register_buffer("qzeros", torch.zeros(groups, out_features // per, dtype=whole))
+        self.register_buffer(
+            "qweight", torch.zeros(in_features * form.bits // 32, out_features, dtype=whole)
+        )
+        self.register_buffer(
+            "qzeros", torch.zeros(groups, out_features * form.bits // 32, dtype=whole)
+        )
         self.register_buffer("scales", torch.zeros(groups, out_features, dtype=half))
         self.register_buffer("g_idx", torch.arange(in_features, dtype=whole) // size)
         self.register_buffer("bias", torch.zeros(out_features, dtype=half) if bias else None)
@@ -95,8 +140,8 @@ class QuantizedLinear(nn.Module):
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in): one rounding, from float32 to `dtype`."""
-        codes = _unpack(self.qweight, self.form.bits).transpose(1, 2).flatten(0, 1)
-        zeros = _unpack(self.qzeros, self.form.bits).flatten(1)
+        codes = _unpack(self.qweight, self.form.bits)
+        zeros = _unpack(self.qzeros.T, self.form.bits).T
         zeros = zeros + 1 if self.form.zeros_minus_one else zeros
         group = self.g_idx.long()
         made = self.scales[group].float() * (codes - zeros[group])
@@ -118,7 +163,7 @@ class QuantizedLinear(nn.Module):
         if part == "g_idx" and not 0 <= int(tensor.min()) <= int(tensor.max()) < len(self.scales):
             raise UnsupportedQuantizationError(f"{name}: g_idx names groups that do not exist")
         v1_zeros = part == "qzeros" and self.form.zeros_minus_one
-        if v1_zeros and int(_unpack(tensor, self.form.bits).max()) == 2**self.form.bits - 1:
+        if v1_zeros and int(_unpack(tensor.T, self.form.bits).max()) == 2**self.form.bits - 1:
             raise UnsupportedQuantizationError(f"{name}: a zero point has underflowed")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,11 +178,22 @@ class QuantizedLinear(nn.Module):
 
 
 def _unpack(words: Tensor, bits: int) -> Tensor:
-    """Words (rows, columns) to codes (rows, columns, 32 / bits), lowest bits first."""
-    shifts = torch.arange(0, 32, bits, device=words.device, dtype=torch.int32)
-    # the shift carries the sign bit along; the mask drops it again
-    codes: Tensor = (words[..., None] >> shifts) & (2**bits - 1)
-    return codes
+    """Words (rows, columns) to codes (rows · 32 / bits, columns), lowest bits first.
+
+    Codes of three bits cross the borders of words: 32 of them fill three.
+    """
+    span = 3 if bits == 3 else 1
+    grouped = words.reshape(-1, span, words.shape[1])
+    codes = []
+    for at in range(0, 32 * span, bits):
+        word, shift = divmod(at, 32)
+        # the shift carries the sign bit along; the mask drops it again
+        code = grouped[:, word] >> shift
+        if shift + bits > 32:
+            low = 32 - shift
+            code = (code & (2**low - 1)) | (grouped[:, word + 1] << low)
+        codes.append(code & (2**bits - 1))
+    return torch.stack(codes, dim=1).flatten(0, 1)
 
 
 def quantized_modules(names: Iterable[str]) -> dict[str, bool]:
@@ -166,5 +222,5 @@ def put_quantized(model: nn.Module, modules: Mapping[str, bool], form: Quantized
             old = None
         if not isinstance(old, nn.Linear):
             raise UnsupportedQuantizationError(f"{name} is quantized, and no linear layer here")
-        new = QuantizedLinear(old.in_features, old.out_features, form, bias=bias)
+        new = QuantizedLinear(old.in_features, old.out_features, form.of(name), bias=bias)
         setattr(model.get_submodule(parent_name), child, new)

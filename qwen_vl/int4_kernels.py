@@ -81,6 +81,8 @@ def _check_places(model: nn.Module, layers: dict[str, QuantizedLinear]) -> None:
 
 
 def _kernels(layers: dict[str, QuantizedLinear], dtype: torch.dtype) -> dict[str, nn.Module]:
+    if any(layer.form.bits not in _ONES for layer in layers.values()):
+        raise KernelError("no kernel reads codes that cross the borders of words")
     if find_spec(LIBRARY) is None:
         raise KernelError(f"{LIBRARY} is not installed", hint="pip install 'modelferry[gptq]'")
     with contextlib.redirect_stdout(sys.stderr):  # the library says what it does on stdout

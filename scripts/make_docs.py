@@ -19,7 +19,13 @@ from model_store.command import build_parser
 from model_store.files import write_text
 from pipeline.cli import first_sentence
 from pipeline.commands import COMMANDS
-from scripts import conversion_speed, download_page, parity_page, speed_page
+from scripts import (
+    conversion_speed,
+    download_page,
+    parity_page,
+    quantization_page,
+    speed_page,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 _HEAD = """# Commands
@@ -46,7 +52,7 @@ def render() -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page as it should be."""
-    measured = (conversion_speed, download_page, parity_page, speed_page)
+    measured = (conversion_speed, download_page, parity_page, quantization_page, speed_page)
     return {PAGE: render(), **{module.PAGE: module.render() for module in measured}}
 
 

@@ -162,7 +162,7 @@ def test_a_linear_that_never_runs_is_an_error() -> None:
     model.model.language_model.layers[1].mlp.add_module("spare", nn.Linear(64, 64))
 
     with pytest.raises(UnsupportedModelError, match=r"layers\.1\.mlp\.spare"):
-        _quantize(model, _samples(2))
+        _quantize(model, _samples())
 
 
 def test_a_model_without_a_decoder_is_an_error() -> None:

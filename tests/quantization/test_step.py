@@ -47,12 +47,12 @@ from quantization.errors import (
     WrittenModelError,
 )
 from quantization.options import GptqConfig
-from quantization.proof import check_files, logits
+from quantization.proof import check_linears, check_tensors, logits
 from quantization.sequential import decoder_layers, linears, quantize_model
 from quantization.solver import round_linear
+from quantization.source import NativeTensors
 from quantization.step import quantize_snapshot
 from quantization.writing import weight_digest
-from qwen_vl.errors import UnsupportedArchitectureError
 from qwen_vl.int4 import QuantizedLinear
 from qwen_vl.loading import load_model, load_processor, load_tokenizer
 from scripts.make_tiny_checkpoint import make_checkpoint
@@ -145,6 +145,31 @@ def test_both_layouts_of_the_source_give_the_same_weights(tmp_path: Path) -> Non
         assert one.manifest.entry(name) == two.manifest.entry(name)
     assert one.manifest.content_digest == two.manifest.content_digest
     assert load_processor(tmp_path / "a").tokenizer.n_ranks == 256
+
+
+def test_the_layout_of_2023_has_its_names_and_zero_biases(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "original", seed=1, rank_file=RANK_FILE)
+    write_manifest(tmp_path / "original", Manifest(files=scan(tmp_path / "original")))
+    config = dataclasses.replace(CONFIG, samples=2, layout="original")
+
+    quantize_snapshot(tmp_path / "original", tmp_path / "out", config)
+
+    told = json.loads((tmp_path / "out" / "quantize_config.json").read_text())
+    assert set(told) == {
+        "bits", "group_size", "damp_percent", "desc_act", "static_groups", "sym",
+        "true_sequential", "model_name_or_path", "model_file_base_name",
+    }  # fmt: skip
+    with open_checkpoint(tmp_path / "out") as held:
+        for part in ("attn.c_proj", "mlp.w1", "mlp.w2", "mlp.c_proj"):
+            bias = held.read(f"transformer.h.0.{part}.bias")
+            assert bias.dtype == "F16"
+            assert not bias.values().any()
+        assert held.read("transformer.h.0.attn.c_attn.qweight").dtype == "I32"
+        assert held.read("transformer.h.0.attn.c_attn.bias").values().any()
+    packed = load_model(tmp_path / "out", dtype="float32").get_submodule(
+        "model.language_model.layers.0.mlp.up_proj"
+    )
+    assert isinstance(packed, QuantizedLinear)
 
 
 def test_provenance_says_what_was_done_and_with_what(source: Path, quantized: Path) -> None:
@@ -261,11 +286,32 @@ class _Interrupting:
     def note(self, text: str, **fields: object) -> None: ...
 
 
-def test_an_interrupted_run_leaves_nothing(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        quantize_snapshot(source, tmp_path / "out" / "q", CONFIG, progress=_Interrupter())
+def test_an_interrupted_run_is_gone_on_with_and_ends_in_the_same_bytes(
+    source: Path, quantized: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out" / "q"
 
-    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        quantize_snapshot(source, target, CONFIG, progress=_Interrupter())
+    (left,) = (tmp_path / "out").iterdir()
+    kept = [path.name for path in (left / "quantized.partial").glob("layer-*")]
+    quantize_snapshot(source, target, CONFIG)
+
+    assert left.name == ".q.partial"
+    assert kept == ["layer-00001.safetensors"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["q"]
+    assert _bytes(target) == _bytes(quantized)
+
+
+def test_another_request_does_not_go_on_with_what_was_left(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "q"
+    with pytest.raises(KeyboardInterrupt):
+        quantize_snapshot(source, target, CONFIG, progress=_Interrupter())
+
+    other = dataclasses.replace(CONFIG, bits=8, samples=2)
+    quantize_snapshot(source, target, other)
+
+    assert json.loads((target / "quantize_config.json").read_text())["bits"] == 8
 
 
 def test_a_changed_byte_on_disk_is_found(quantized: Path, tmp_path: Path) -> None:
@@ -276,23 +322,29 @@ def test_a_changed_byte_on_disk_is_found(quantized: Path, tmp_path: Path) -> Non
     weights = load_model(quantized, dtype="float32").get_submodule(name)
     assert isinstance(weights, QuantizedLinear)
     digest = weight_digest(weights.dequantize(torch.float32))
-    check_files(tmp_path / "copy", {name: digest}, tensors, bits=4)
+    with open_checkpoint(tmp_path / "copy") as checkpoint:
+        written = NativeTensors(checkpoint, None)
+        check_tensors(checkpoint, tensors)
+        assert check_linears(written, {name: digest}, CONFIG)["modelferry reference"] < 1e-4
 
-    with pytest.raises(WrittenModelError, match="other weights"):
-        check_files(tmp_path / "copy", {name: digest[::-1]}, tensors, bits=4)
+        with pytest.raises(WrittenModelError, match="other weights"):
+            check_linears(written, {name: digest[::-1]}, CONFIG)
     with (tmp_path / "copy" / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)
         file.seek(-1, 2)
         file.write(bytes([last[0] ^ 1]))
-    with pytest.raises(WrittenModelError, match="reads back differently"):
-        check_files(tmp_path / "copy", {name: digest}, tensors, bits=4)
+    with (
+        open_checkpoint(tmp_path / "copy") as checkpoint,
+        pytest.raises(WrittenModelError, match="reads back differently"),
+    ):
+        check_tensors(checkpoint, tensors)
 
 
 def _refused() -> Iterator[tuple[str, type[ToolkitError], str, dict[str, Any]]]:
     yield "quantized", AlreadyQuantizedError, "quantized already", {}
     yield "plain folder", NotASnapshotError, "no snapshot", {}
-    yield "llama", UnsupportedArchitectureError, "llama", {}
+    yield "llama", UnsupportedModelError, "transformers cannot build .llama.", {}
     yield "no ranks", UnsupportedModelError, "no rank file", {}
     yield "damaged", DigestMismatchError, "sha256", {}
     yield "tiny", GroupSizeError, "no multiple of 128", {"group_size": 128}
@@ -344,13 +396,18 @@ def test_bad_input_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     "changed",
     [
-        {"bits": 3},
+        {"bits": 5},
         {"group_size": 0},
         {"damping": -1.0},
         {"samples": 0},
         {"seed": -1},
         {"method": "awq"},
-        {"act_order": "dynamic"},
+        {"act_order": "random"},
+        {"preset": "perfect"},
+        {"modules": ("*.down_proj:bits=5",)},
+        {"modules": ("*.down_proj",)},
+        {"sweeps": -1},
+        {"share": 0.0},
         {"scale_search": "best"},
     ],
 )
