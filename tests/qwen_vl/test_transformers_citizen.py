@@ -207,8 +207,8 @@ def flash_on_cpu(
 
 
 def test_flash_kernels_are_handed_what_they_need(tiny: QwenVLForConditionalGeneration) -> None:
-    AttentionInterface.register("flash_on_cpu", flash_on_cpu)
-    AttentionMaskInterface.register("flash_on_cpu", flash_attention_mask)
+    AttentionInterface.register("padless_on_cpu", flash_on_cpu)
+    AttentionMaskInterface.register("padless_on_cpu", flash_attention_mask)
     ids = image_and_text()
     batch = torch.cat([ids, torch.nn.functional.pad(ids[:, :-4], (4, 0))])
     mask = torch.ones_like(batch)
@@ -224,7 +224,7 @@ def test_flash_kernels_are_handed_what_they_need(tiny: QwenVLForConditionalGener
         return [first[mask.bool()], step]
 
     sdpa = logits()
-    tiny.set_attn_implementation("flash_on_cpu")
+    tiny.set_attn_implementation("padless_on_cpu")
 
     for got, expected in zip(logits(), sdpa, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=LOGITS_ATOL)
