@@ -42,10 +42,14 @@ class Stage:
     def read(self, piece: str) -> Entry | None:
         """What was written for a piece; None when it has to be made."""
         try:
-            with np.load(self._path(piece), allow_pickle=False) as stored:
+            # numpy leaves a file open that it cannot read
+            with (
+                self._path(piece).open("rb") as file,
+                np.load(file, allow_pickle=False) as stored,
+            ):
                 arrays = {name: stored[name] for name in stored.files if name != _META}
                 facts = json.loads(stored[_META].tobytes().decode("utf-8", "surrogatepass"))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
         return Entry(facts, arrays)
 
