@@ -209,7 +209,8 @@ def test_two_exchanged_layers_of_an_int4_fail(made: _Made, tmp_path: Path) -> No
     status, report = _gate(made, tmp_path, made.native, candidate, "quantized")
 
     assert status == 1
-    assert {"weight_error_max", "kl_mean", "top1_agreement"} <= _failed(report)
+    # the answers' own words hide it: two middle layers of so small a model do much the same
+    assert {"weight_error_max", "kept_tensors_differing", "box_agreement"} <= _failed(report)
 
 
 def test_one_scale_tensor_that_is_a_tenth_too_large_fails(made: _Made, tmp_path: Path) -> None:
