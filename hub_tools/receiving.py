@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # a read that came full is followed by a larger one: every read costs a turn at the interpreter,
 # which all connections share, and a slow connection never fills a small one
 _FIRST_READ = 1 << 17
-_READ = 1 << 18  # more of it saves little, and two dozen connections hold one each
+_READ = 1 << 19  # more would save little, and two dozen connections hold one each
 _REPORT = 1 << 20
 _WRONG_RANGES = 2  # so many, and no range of that source is asked for any more
 
