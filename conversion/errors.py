@@ -5,6 +5,7 @@ ConversionError
 ├── WrongLayoutError      a checkpoint that is already, or not yet, in the layout asked for
 ├── IncompleteError       tensors that the config promises and the checkpoint does not have
 ├── ConflictingWeightsError  safetensors and torch files side by side that differ
+├── OddSourceError        files beside the weights that contradict them, or name code elsewhere
 ├── NotItsSourceError     a snapshot that was not made of the one it is compared with
 ├── MissingFileError      a file that the conversion needs is not in the snapshot
 └── BundleError           our modules cannot be put into one file: our bug
@@ -67,6 +68,14 @@ class ConflictingWeightsError(ConversionError):
             f"{', '.join(names[:3])}{more}"
         )
         self.names = tuple(names)
+
+
+class OddSourceError(ConversionError):
+    """Files beside the weights contradict them, or name code of another repository."""
+
+    hint = (
+        "Correct the file, or download it again; --allow-odd goes on and notes it in CHANGES.md."
+    )
 
 
 class NotItsSourceError(ConversionError):

@@ -42,6 +42,12 @@ class RewriteOptions:
     replace: bool = option(
         "replace an older snapshot of ours at the target", default=False, recorded=False
     )
+    allow_odd: bool = option(
+        "take a source with a wrong total_size, a dtype in config.json that no tensor has, or an "
+        "auto_map into another repository",
+        default=False,
+        recorded=False,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from conversion.disk_space import check_space
+from conversion.errors import OddSourceError
 from conversion.opened import OpenedSnapshot
 from conversion.resuming import Journal
 from conversion.source_check import SourceCheck
@@ -120,11 +121,13 @@ def rewrite_snapshot(
     rewrite: Rewrite,
     *,
     replace: bool = False,
+    allow_odd: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Write the snapshot that `rewrite` describes, unless `target` already is exactly that.
 
     Raises:
+        OddSourceError: see `source_remarks`.
         TargetExistsError: `target` holds something else.
         WeightMapError: tensors that contradict each other; nothing is left behind.
     """
@@ -133,14 +136,32 @@ def rewrite_snapshot(
     if done is not None:
         return Result(target, done, fresh=False)
     check_target(target, replace=replace)
-    odd = remarks(opened.checkpoint, opened.folder)  # refuses a config.json that is none
+    odd = source_remarks(opened, allow_odd=allow_odd)
     with new_snapshot(target, replace=replace, resume_key=rewrite.key()) as building:
-        manifest, reused = _write(opened, building, rewrite, progress or NoProgress())
+        manifest, reused = _write(opened, building, rewrite, odd, progress or NoProgress())
     return Result(target, manifest, True, reused, rewrite.tally, odd)
 
 
+def source_remarks(opened: OpenedSnapshot, *, allow_odd: bool) -> tuple[str, ...]:
+    """What is odd about the source, where that is allowed.
+
+    Raises:
+        OddSourceError: a wrong `total_size`, a dtype in config.json that no tensor has, or an
+            `auto_map` into another repository; not with `allow_odd`.
+        CheckpointError: a config.json that is none.
+    """
+    odd = remarks(opened.checkpoint, opened.folder)
+    if odd and not allow_odd:
+        raise OddSourceError(f"{opened.folder}: {'; '.join(odd)}")
+    return odd
+
+
 def _write(
-    opened: OpenedSnapshot, building: Path, rewrite: Rewrite, progress: Progress
+    opened: OpenedSnapshot,
+    building: Path,
+    rewrite: Rewrite,
+    odd: tuple[str, ...],
+    progress: Progress,
 ) -> tuple[Manifest, tuple[str, ...]]:
     journal = Journal(building)
     check_space(building, bytes_needed(opened, rewrite) - journal.bytes)
@@ -162,7 +183,7 @@ def _write(
         copy_file(inside(opened.folder, path), inside(building, path))
     for path, data in rewrite.written.items():
         write_bytes(inside(building, path), data)
-    write_bytes(building / CHANGES, _changes(opened, rewrite))
+    write_bytes(building / CHANGES, _changes(opened, rewrite, odd))
     manifest = Manifest(
         files=scan(building, known=shards.files),
         lineage=(*opened.manifest.lineage, rewrite.step),
@@ -248,10 +269,11 @@ def _writer(
     return ShardWriter(building, plan, max_shard_bytes=rewrite.max_shard_bytes, metadata=metadata)
 
 
-def _changes(opened: OpenedSnapshot, rewrite: Rewrite) -> bytes:
+def _changes(opened: OpenedSnapshot, rewrite: Rewrite, odd: tuple[str, ...]) -> bytes:
     notes = [
         rewrite.summary,
         *rewrite.notes,
+        *[f"Of the source: {remark}." for remark in odd],
         *rewrite.tally.sentences(),
         *[f"`{path}` was written anew." for path in sorted(rewrite.written)],
         *[f"`{path}` was left out." for path in left_out(opened, rewrite)],

@@ -17,6 +17,7 @@ from conversion.rewriting import (
     left_out,
     planned_shards,
     rewrite_snapshot,
+    source_remarks,
 )
 from model_store.command import emit, progress_for
 from model_store.options import from_args
@@ -35,6 +36,8 @@ class StepOptions(Protocol):
     def verify(self) -> bool: ...
     @property
     def replace(self) -> bool: ...
+    @property
+    def allow_odd(self) -> bool: ...
 
 
 O = TypeVar("O", bound=StepOptions)  # noqa: E741  options
@@ -51,7 +54,14 @@ def run_draft(
     """
     with open_snapshot(folder, verify=options.verify, progress=progress) as opened:
         rewrite = draft(opened, options)
-        return rewrite_snapshot(opened, target, rewrite, replace=options.replace, progress=progress)
+        return rewrite_snapshot(
+            opened,
+            target,
+            rewrite,
+            replace=options.replace,
+            allow_odd=options.allow_odd,
+            progress=progress,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +143,7 @@ def preview_draft(
         done = finished_result(target, rewrite.step) is not None
         if not done:
             check_target(target, replace=options.replace)
+            source_remarks(opened, allow_odd=options.allow_odd)
         shards = tuple(
             PlannedFile(
                 shard.file, sum(tensor.nbytes for tensor in shard.tensors), len(shard.tensors)

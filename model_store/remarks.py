@@ -1,7 +1,7 @@
-"""What is odd about a checkpoint without being a reason to refuse it; for people to read.
+"""What is odd about a checkpoint's index and config.json, though its tensors can be read.
 
-Published checkpoints do have wrong totals and dtypes in their JSON files, and load. The bytes are
-what counts here; nobody should learn of such a thing from a result that surprises.
+Published checkpoints do have wrong totals and dtypes in their JSON files, and load: no byte depends
+on them. Who rewrites one has to say that it was meant, so that nobody is surprised by the result.
 """
 
 from __future__ import annotations

@@ -72,9 +72,10 @@ measured; empty where we did not.
   torch writes 0 when told to (`set_crc32_options(False)`). What guards the bytes is the manifest's
   sha256.
 - **A wrong `total_size`**, a `dtype` in `config.json` that no tensor has, and an `auto_map` that
-  takes code from another repository are remarks (`model_store.remarks`, shown by every rewriting
-  and by `conversion.inspect`), not refusals: published checkpoints have them, and no byte depends
-  on them. Code is never run. A config.json that is nested 10 000 deep is refused.
+  takes code from another repository: every rewriting refuses them, because one of the two files is
+  not the one that was meant. Published checkpoints have them all the same and no byte depends on
+  them, so `--allow-odd` goes on and notes them in CHANGES.md; `conversion.inspect` shows them as
+  remarks. Code is never run. A config.json that is nested 10 000 deep is refused.
 - **NaN and infinity** are allowed. Every rewriting counts them by tensor and says so (terminal,
   `--json`, CHANGES.md), and so does `conversion.inspect --values`.
 - **Links** may not leave the checkpoint's folder, but for the `blobs/` of a hub's cache.
