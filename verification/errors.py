@@ -3,7 +3,8 @@
 ToolkitError
 ├── UsageError
 │   ├── ProfileError             a thresholds file that cannot be used as it is (exit 2)
-│   └── NoSuchProbeError         --only names a probe that is not run (exit 2)
+│   ├── NoSuchProbeError         --only names a probe that is not run (exit 2)
+│   └── JudgePromptError         a judge's prompt that cannot be filled in (exit 2)
 └── VerificationError            the comparison cannot be made (exit 4)
     ├── NotComparableError           other architecture, or vocabularies that do not match
     ├── NotFiniteError               a model that answers with NaN or infinity
@@ -36,6 +37,12 @@ class NoSuchProbeError(UsageError):
     def __init__(self, key: str, samples: int) -> None:
         super().__init__(f"there is no {key!r} among {samples} probes")
         self.key = key
+
+
+class JudgePromptError(UsageError):
+    """A template for the judge that cannot be read or filled in."""
+
+    hint = "Use $description, $question, $first and $second; see verification/judge_prompt.py."
 
 
 class VerificationError(ToolkitError):

@@ -20,6 +20,7 @@ from verification.answer_metrics import (
     vqa_punctuation,
 )
 from verification.box_metrics import grounding
+from verification.caption_metrics import captions, word_scores
 from verification.mme_metric import MmeRow, mme, said
 
 _GOLDENS = Path(__file__).resolve().parents[2].parent / "shared" / "metrics_goldens"
@@ -104,6 +105,29 @@ def test_mme_agrees_and_the_published_tasks_add_up() -> None:
     whole = type(found)(published["task"])
     assert whole.perception == pytest.approx(published["total"]["Perception"])
     assert whole.cognition == pytest.approx(published["total"]["Cognition"])
+
+
+def test_captions_of_other_people_agree() -> None:
+    golden = _golden("caption_abstract50s")
+    items, wanted = golden["items"], golden["expected_per_image"]
+
+    found = captions([item["caption"] for item in items], [item["references"] for item in items])
+
+    for name, score in found.named().items():
+        assert score == pytest.approx(golden["expected"][name], rel=1e-12), name
+    assert [one.cider for one in found.images] == pytest.approx(wanted["CIDEr"], rel=1e-12)
+    assert [one.rouge_l for one in found.images] == pytest.approx(wanted["ROUGE_L"], rel=1e-12)
+    assert [one.bleu[3] for one in found.images] == pytest.approx(wanted["Bleu_4"], rel=1e-12)
+
+
+def test_published_scores_of_words_between_spaces_agree() -> None:
+    golden = _golden("caption_nlgeval")
+    said = [found[0].split() for found in golden["candidates"].values()]
+    people = [[text.split() for text in texts] for texts in golden["references"].values()]
+
+    for name, score in word_scores(said, people).named().items():
+        assert score == pytest.approx(golden["pycocoevalcap_1.2"][name], rel=1e-12), name
+        assert score == pytest.approx(golden["published"][name], abs=1e-6), name
 
 
 def test_a_know_was_a_no_in_2023() -> None:
