@@ -1,8 +1,8 @@
 """Draw the parity report's page in headless Chromium, as people will see it.
 
 Makes reports of made-up numbers, or takes one that is there, and writes pictures: light, dark,
-Chinese, phone width, and the list of all samples opened with ten thousand of them. Prints how long
-the browser took. Needs `chromium` on the PATH.
+phone width, all of these in Chinese, and the list of all samples opened with ten thousand of them.
+Prints how long the browser took. Needs `chromium` on the PATH.
 
 Examples:
   python -m scripts.look_at_report build/report-pictures
@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-_WIDE, _PHONE = "1200,3600", "400,4200"
+_WIDE, _PHONE, _LONG = "1200,9500", "400,15500", "1200,12000"  # whole pages
 
 
 def main() -> int:
@@ -37,17 +37,24 @@ def main() -> int:
     for name, text, size, dark in (
         ("light", page, _WIDE, False),
         ("dark", page, _WIDE, True),
-        ("chinese", page.replace('id="show-en" checked', 'id="show-en"').replace(
-            'id="show-zh"', 'id="show-zh" checked'), _WIDE, False),
+        ("chinese", _chinese(page), _WIDE, False),
+        ("chinese-dark", _chinese(page), _WIDE, True),
+        ("chinese-phone", _chinese(page), _PHONE, False),
         ("phone", page, _PHONE, False),
         ("phone-dark", page, _PHONE, True),
-        (f"{args.samples}-samples", _opened(args.samples), "1200,5200", False),
+        (f"{args.samples}-samples", _opened(args.samples), _LONG, False),
     ):  # fmt: skip
         html = args.folder / f"{name}.html"
         html.write_text(text, encoding="utf-8")
         seconds = _shoot(browser, html, size, dark=dark)
         print(f"{name}: {len(text) / 1e6:.1f} MB, drawn in {seconds:.1f} s")
     return 0
+
+
+def _chinese(page: str) -> str:
+    """The page as after a click on its switch."""
+    page = page.replace('id="show-en" checked', 'id="show-en"')
+    return page.replace('id="show-zh"', 'id="show-zh" checked')
 
 
 def _page(report: Path | None) -> str:

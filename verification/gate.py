@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model_store.records import Measurement, Verdict
+from verification.chinese import UNITS, in_chinese
 from verification.evidence import Finding
 from verification.measures import BY_CLAIM, Measure
 from verification.profile import Limit, Profile
@@ -14,6 +16,7 @@ from verification.profile import Limit, Profile
 _ENDS = {
     "value": "", "upper": ", upper 95 %", "lower": ", lower 95 %", "one-sided": ", one-sided 95 %"
 }  # fmt: skip
+_STOPS = re.compile("[，、；]")
 _SIGNS = {"at most": "≤", "at least": "≥", "more than": ">"}
 
 
@@ -177,7 +180,7 @@ def summarize(verdict: Verdict, judged: Sequence[Judged], claim: str) -> Summary
         return Summary(
             verdict,
             f"No verdict on “{claim}”: evidence is missing for {said}{more}.",
-            f"无法判定“{claim_zh}”：缺少证据，{said_zh}{more_zh}。",
+            f"无法判定“{claim_zh}”：{said_zh}{more_zh}。",
         )
     if verdict == "warn":
         return Summary(
@@ -195,30 +198,18 @@ def summarize(verdict: Verdict, judged: Sequence[Judged], claim: str) -> Summary
 def _said(row: Judged) -> tuple[str, str]:
     m = row.measurement
     if m.verdict == "skipped":
-        return f"“{row.measure.en}” ({m.note})", f"“{row.measure.zh}”（{m.note}）"
-    what, limit = shown(m), m.threshold
+        why = in_chinese(m.note)
+        return f"“{row.measure.en}” ({m.note})", f"“{row.measure.zh}”缺少证据（{why}）"
+    limit = m.threshold or ""
     # a list of tensors is for the table; the sentence names the first
     first, _, more = m.note.partition(", ")
     where = f" ({first}{', …' if more else ''})" if m.note else ""
+    first_zh, *rest = _STOPS.split(in_chinese(m.note), maxsplit=1)
+    where_zh = f"（{first_zh}{'，…' if rest else ''}）" if m.note else ""
     return (
-        f"“{row.measure.en}” is {what}, and the limit is {limit}{where}",
-        f"“{row.measure.zh}”为 {_in_chinese(what)}，限值为 {_in_chinese(limit or '')}{where}",
+        f"“{row.measure.en}” is {shown(m)}, and the limit is {limit}{where}",
+        f"“{row.measure.zh}”为 {shown_in_chinese(m)}，限值为 {in_chinese(limit)}{where_zh}",
     )
-
-
-# units and ends of intervals, as the sentence needs them
-_CHINESE = {
-    "one-sided 95 %": "单侧 95 % 下限", "upper 95 %": "95 % 上限", "lower 95 %": "95 % 下限",
-    "warn": "警告", "tensors": "个张量", "settings": "项配置", "texts": "条文本",
-    "answers": "个回答", "boxes": "个框", "modules": "个模块", "linears": "个线性层",
-    "tasks": "类题型", "measurements": "个测量项", "tokens": "个词元", "points": "个百分点",
-}  # fmt: skip
-
-
-def _in_chinese(text: str) -> str:
-    for english, chinese in _CHINESE.items():
-        text = text.replace(english, chinese)
-    return text
 
 
 _BARE = frozenset({"share", "ratio", "relative"})  # units that only say how to read the number
@@ -230,3 +221,13 @@ def shown(m: Measurement) -> str:
         return "–"
     number = f"{m.value:.4g}" if isinstance(m.value, float | int) else str(m.value)
     return number if m.unit in _BARE else f"{number} {m.unit}".rstrip()
+
+
+def shown_in_chinese(m: Measurement) -> str:
+    """The value as `shown` has it, with a Chinese unit."""
+    said = shown(m)
+    return (
+        said.removesuffix(m.unit) + UNITS[m.unit]
+        if m.unit in UNITS and m.value is not None
+        else said
+    )

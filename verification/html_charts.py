@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from verification.evidence import Curve, LayerError
 from verification.gate import Judged
-from verification.html_parts import both, escaped
+from verification.html_parts import both, escaped, spoken
 from verification.profile import Limit
 from verification.report import curve_json
 
@@ -46,7 +46,9 @@ def _ends(upward: bool, unit: str, values: Sequence[float]) -> tuple[float, floa
         # a warning limit far out would squeeze everything else to the left
         top = max(high, pass_at * 1.15, min(warn_at, 3 * pass_at) * 1.15)
         # a ratio near one would huddle at the right end of an axis from nought
-        return (min(0.0, low) if low < 0.6 * pass_at else low - 0.6 * (top - low)), top
+        least = min(low, pass_at)  # beyond the limit, the limit is still on the axis
+        below = max(least - 0.6 * (top - least), min(0.0, low))
+        return (min(0.0, low) if low < 0.6 * pass_at else below), top
     least = min(low, warn_at)
     most = 1.0 if unit in ("share", "IoU") else max(high, pass_at, 0.0)
     room = 0.15 * ((most - least) or 1.0)
@@ -99,9 +101,10 @@ def distribution_chart(curves: Sequence[Curve]) -> str:
     ticks = [(_across(power, low, high), f"1e{power}") for power in range(low, high + 1)]
     rows = [(_up(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
     axes = _axes(ticks, rows)
+    title = spoken("KL divergence, distribution", "KL 散度分布")
     return (
         f'<p class="lead legend">{"".join(legend)}</p>'
-        f'<div class="card chart">{_svg(axes + "".join(drawn), "KL divergence, distribution")}'
+        f'<div class="card chart">{_svg(axes + "".join(drawn), title)}'
         f'<p class="axis">{both("KL divergence at a position, nats", "单个位置的 KL 散度（nats）")}'
         "</p></div>"
     )
@@ -151,6 +154,7 @@ def layer_chart(layers: Sequence[LayerError], floor: float) -> str:
     step = max(1, -(-(high - low) // 6))
     rows = [(_up((p - low) / (high - low)), f"1e{p}") for p in range(low, high + 1, step)]
     names = [(place(i), _short(e.name)) for i, e in enumerate(layers) if i in _named(len(layers))]
+    title = spoken("error by module", "逐模块误差")
     legend = "".join(
         f"<span>{mark}{both(*words)}</span>"
         for mark, words in (
@@ -167,7 +171,7 @@ def layer_chart(layers: Sequence[LayerError], floor: float) -> str:
     )
     return (
         f'<p class="lead legend">{legend}</p><div class="card chart">'
-        f"{_svg(_axes(names, rows) + limit + line + dots, 'error by module')}</div>"
+        f"{_svg(_axes(names, rows) + limit + line + dots, title)}</div>"
     )
 
 
@@ -178,7 +182,7 @@ def _named(count: int) -> frozenset[int]:
 
 
 def _short(name: str) -> str:
-    parts = name.replace("model.", "").replace("vision_tower", "vision")
+    parts = name.removeprefix("model.").replace("vision_tower", "vision")
     parts = parts.replace("language_model", "text").replace("multi_modal_projector", "projector")
     return parts.replace(".layers", "").replace(".position_embedding", ".in")
 

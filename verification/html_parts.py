@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from verification.chinese import translated
 from verification.evidence import Answer
 from verification.probes import Box
 
@@ -41,6 +42,24 @@ def both(english: str, chinese: str) -> str:
     return (
         f'<span class="en" lang="en">{english}</span><span class="zh" lang="zh-CN">{chinese}</span>'
     )
+
+
+def said(text: str) -> str:
+    """Show what a finding, a limit or a fault says, in both languages; names are in neither."""
+    chinese = translated(text)
+    if chinese is None:
+        return f'<span lang="en">{escaped(text)}</span>'
+    return verbatim(text) if chinese == text else both(escaped(text), escaped(chinese))
+
+
+def verbatim(text: str) -> str:
+    """Show what is the same in every language: names, digests, words of a person."""
+    return f'<span translate="no">{escaped(text)}</span>'
+
+
+def spoken(english: str, chinese: str) -> str:
+    """One label for those who hear the page: an attribute has no language of its own."""
+    return f"{english} / {chinese}"
 
 
 def thumbnail(image: Image.Image) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from verification.baseline import is_worse
 from verification.evidence import Side
-from verification.gate import Judged, shown
+from verification.gate import Judged, shown, shown_in_chinese
 from verification.html_charts import distribution_chart, interval_drawing, layer_chart
 from verification.html_explorer import explorer, script, script_policy
-from verification.html_parts import both, escaped
+from verification.html_parts import both, escaped, said, verbatim
 from verification.html_samples import LEGEND, sample_card, weight_charts
 from verification.html_tasks import flips
 from verification.report import ParityReport, environment
@@ -22,7 +22,7 @@ _WORDS = {
     "pass": ("✓ Pass", "✓ 通过"),
     "warn": ("! Pass with warnings", "! 通过，有警告"),
     "fail": ("✗ Fail", "✗ 未通过"),
-    "incomplete": ("– Incomplete evidence", "– 证据不足"),
+    "incomplete": ("– Incomplete evidence", "– 证据不全"),
 }
 _CHIPS = {
     "pass": ("✓ pass", "✓ 通过"),
@@ -45,7 +45,7 @@ _COLUMNS = (
 
 def html(report: ParityReport) -> str:
     """Render the page."""
-    title = f"Parity: {report.candidate.label}"
+    label = escaped(report.candidate.label)
     parts = [
         _header(),
         "<main>",
@@ -67,7 +67,7 @@ def html(report: ParityReport) -> str:
         # nothing may be fetched, and no script but ours may run, even if some text got through
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         f"img-src data:; style-src 'unsafe-inline'; script-src {script_policy()}\">"
-        f"<title>{escaped(title)}</title>"
+        f'<title data-zh="一致性：{label}">Parity: {label}</title>'
         f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
         + "\n".join(part for part in parts if part)
         + "\n</body></html>\n"
@@ -90,7 +90,7 @@ def _verdict(report: ParityReport) -> str:
     blame = ""
     if culprit:
         words = both("First module at fault:", "首个出错的模块：")
-        blame = f"<p>{words} {escaped(culprit)}</p>"
+        blame = f"<p>{words} {said(culprit)}</p>"
     return (
         f'<section class="verdict {report.verdict}"><strong>{both(*_WORDS[report.verdict])}'
         f"</strong><h1>{sentence}</h1>{blame}</section>"
@@ -106,18 +106,18 @@ def _pair(report: ParityReport) -> str:
 
 def _side(role: str, side: Side) -> str:
     layout = {
-        "original": both("layout of 2023", "2023 布局"),
+        "original": both("layout of 2023", "2023 年布局"),
         "native": both("native layout", "原生布局"),
     }
-    source = f"<dd>{escaped(side.source)}</dd>" if side.source else ""
+    source = f"<dd>{verbatim(side.source)}</dd>" if side.source else ""
     return (
-        f'<dl class="card"><dt>{role}</dt><dd class="name">{escaped(side.label)}</dd>{source}'
+        f'<dl class="card"><dt>{role}</dt><dd class="name">{verbatim(side.label)}</dd>{source}'
         f"<dd>{layout[side.layout]} {_short(side.content_digest)}</dd></dl>"
     )
 
 
 def _short(digest: str) -> str:
-    return f'<span class="digest">{digest[:16]}…</span>'
+    return f'<span class="digest" translate="no">{digest[:16]}…</span>'
 
 
 def _measurements(report: ParityReport) -> str:
@@ -149,14 +149,15 @@ def _blessed(report: ParityReport) -> str:
     blessed = report.baseline
     if blessed is None:
         return ""
-    note = f": {escaped(blessed.note)}" if blessed.note else ""
+    label, by = verbatim(blessed.label), verbatim(blessed.by)
+    note = f": {verbatim(blessed.note)}" if blessed.note else ""
+    note_zh = f"：{verbatim(blessed.note)}" if blessed.note else ""
     return (
         "<p class=lead>"
         + both(
-            f"Held against the report of {escaped(blessed.label)}, blessed by {escaped(blessed.by)}"
-            f"{note}. ▼ marks what is worse than both intervals explain.",
-            f"与 {escaped(blessed.label)} 的报告对比（由 {escaped(blessed.by)} 确认{note}）。"
-            "▼ 表示超出双方区间的退化。",
+            f"Held against the report of {label}, blessed by {by}{note}. "
+            "▼ marks what is worse than both intervals explain.",
+            f"以经确认的基线 {label} 为对照（由 {by} 确认{note_zh}）。▼ 表示超出双方区间的退化。",
         )
         + "</p>"
     )
@@ -178,24 +179,31 @@ def _row(row: Judged, report: ParityReport) -> str:
     kind = "reported" if row.only_reported else m.verdict
     chip = f'<span class="chip {kind}">{both(*_CHIPS[kind])}</span>'
     name = both(escaped(row.measure.en), escaped(row.measure.zh))
-    note = f'<span class="note">{escaped(m.note)}</span>' if m.note else ""
+    note = f'<span class="note">{said(m.note)}</span>' if m.note else ""
     interval = ""
     if m.interval is not None:
         interval = f'<span class="note">{m.interval[0]:.4g} … {m.interval[1]:.4g}</span>'
     cells = (
-        ("", escaped(shown(m)) + _was(row, report)),
+        ("", _value(row) + _was(row, report)),
         ("95 %", interval_drawing(row, limit) + interval),
-        ("limit", _limit(m.threshold)),
-        ("margin", _margin(row.margin)),
+        (both("limit", "限值"), _limit(m.threshold)),
+        (both("margin", "余量"), _margin(row.margin)),
         ("n =", str(m.n)),
-        ("time, s", f"{row.seconds:.1f}"),
+        (both("time, s", "用时（秒）"), f"{row.seconds:.1f}"),
     )
     numbers = "".join(
-        f'<td class="number"{f" data-name={chr(34)}{label}{chr(34)}" if label else ""}>{text}</td>'
+        # beside a wide table's heads the label is not shown
+        f'<td class="number">{f"<span class=label>{label} </span>" if label and text else ""}'
+        f"{text}</td>"
         for label, text in cells
     )
     strength = ' class="primary"' if m.primary else ""
     return f"<tr><td>{chip}</td><td><span{strength}>{name}</span>{note}</td>{numbers}</tr>"
+
+
+def _value(row: Judged) -> str:
+    english, chinese = shown(row.measurement), shown_in_chinese(row.measurement)
+    return escaped(english) if english == chinese else both(escaped(english), escaped(chinese))
 
 
 def _margin(margin: float | None) -> str:
@@ -207,8 +215,8 @@ def _margin(margin: float | None) -> str:
 def _limit(threshold: str | None) -> str:
     """The limit, what it warns from on a line of its own."""
     passes, _, warns = (threshold or "").partition(" (")
-    below = f' <span class="note">{escaped(warns.rstrip(")"))}</span>' if warns else ""
-    return escaped(passes) + below
+    below = f' <span class="note">{said(warns.rstrip(")"))}</span>' if warns else ""
+    return (said(passes) if passes else "") + below
 
 
 def _samples(report: ParityReport) -> str:
@@ -283,14 +291,14 @@ def _weights(report: ParityReport) -> str:
 def _environment(report: ParityReport) -> str:
     record = report.record
     rows = (
-        (both("Command", "命令"), f"<pre>{escaped(shlex.join(record.command))}</pre>"),
+        (both("Command", "命令"), f"<pre translate=no>{escaped(shlex.join(record.command))}</pre>"),
         (both("Seed", "随机种子"), str(record.seed)),
         (
             both("Profile", "阈值配置"),
-            f"{escaped(report.profile.name)} {_short(report.profile.digest)}",
+            f"{verbatim(report.profile.name)} {_short(report.profile.digest)}",
         ),
-        (both("Hardware", "硬件"), escaped(record.hardware)),
-        (both("Versions", "版本"), escaped(environment(record.versions or {}))),
+        (both("Hardware", "硬件"), verbatim(record.hardware)),
+        (both("Versions", "版本"), verbatim(environment(record.versions or {}))),
         (both("Digests", "摘要"), _digests(report)),
         (both("Time", "用时"), f"{report.seconds:.1f} s"),
     )
@@ -308,6 +316,6 @@ def _environment(report: ParityReport) -> str:
 def _digests(report: ParityReport) -> str:
     pairs = (("reference", "参考", report.reference), ("candidate", "候选", report.candidate))
     return "<br>".join(
-        f'{both(en, zh)} <span class="digest">{side.content_digest}</span>'
+        f'{both(en, zh)} <span class="digest" translate="no">{side.content_digest}</span>'
         for en, zh, side in pairs
     )

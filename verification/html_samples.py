@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 from verification.boxes import read_boxes
 from verification.evidence import Answer, ProbeResult, WeightError
-from verification.html_parts import DrawnBox, bars, both, escaped, figure, marked_token
+from verification.html_parts import (
+    DrawnBox,
+    bars,
+    both,
+    escaped,
+    figure,
+    marked_token,
+    spoken,
+    verbatim,
+)
 from verification.html_tasks import kind_words
 from verification.probes import Box
 from verification.profile import Limit
@@ -38,7 +47,7 @@ def sample_card(result: ProbeResult, *, top: float, command: Sequence[str]) -> s
     """
     probe = result.probe
     facts = [
-        escaped(probe.key),
+        verbatim(probe.key),
         kind_words(probe.kind),
         both(f"mean KL {result.kl_mean:.4g}", f"平均 KL {result.kl_mean:.4g}"),
         both(
@@ -52,7 +61,7 @@ def sample_card(result: ProbeResult, *, top: float, command: Sequence[str]) -> s
     chart = bars(
         result.scores.kl.tolist(),
         top,
-        name="KL divergence per token",
+        name=spoken("KL divergence per token", "各词元的 KL 散度"),
         marked=-1 if result.identical else at,
     )
     rerun = shlex.join([*command, "--only", probe.key])
@@ -61,7 +70,7 @@ def sample_card(result: ProbeResult, *, top: float, command: Sequence[str]) -> s
         f'<div class="said"><h3 lang="{probe.language}">{escaped(probe.question)}</h3>'
         f'<p class="facts">{" · ".join(facts)}</p><dl>{_answers(result, at)}</dl>{chart}'
         f"<details><summary>{both('run this sample again', '重新运行此样本')}</summary>"
-        f"<pre>{escaped(rerun)}</pre></details></div></article>"
+        f"<pre translate=no>{escaped(rerun)}</pre></details></div></article>"
     )
 
 
@@ -129,7 +138,7 @@ def weight_charts(weights: Sequence[WeightError], limit: Limit) -> str:
     top = 1.15 * max([w.relative for w in weights] + [fail_at or 0.0])
     layers = 1 + max(layer for rows in kinds.values() for layer, _ in rows)
     drawn = "".join(
-        f"<span>{escaped(kind)}</span>{_row(rows, layers, top, limit)}"
+        f"{verbatim(kind)}{_row(rows, layers, top, limit)}"
         f'<span class="number">{max(w.relative for _, w in rows):.3f}</span>'
         for kind, rows in sorted(kinds.items())
     )

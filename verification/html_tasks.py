@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from verification.chinese import KINDS
 from verification.evidence import ProbeResult, TaskResult
 from verification.html_parts import both, escaped
 
@@ -57,28 +58,10 @@ def _matrix(results: Sequence[ProbeResult]) -> str:
     )
 
 
-_KINDS = {
-    "colour": ("colour", "颜色"),
-    "shape": ("shape", "形状"),
-    "background": ("background", "背景"),
-    "presence": ("presence", "有无"),
-    "region": ("region", "区域"),
-    "chart": ("chart", "图表"),
-    "choice": ("choice", "选择"),
-    "counting": ("counting", "计数"),
-    "relation": ("relation", "方位"),
-    "reading": ("reading", "文字识别"),
-    "comparison": ("comparison", "比较"),
-    "grounding": ("grounding", "定位"),
-    "caption": ("caption", "描述"),
-    "text": ("text only", "纯文本"),
-    "dialogue": ("dialogue", "对话"),
-}
-
-
 def kind_words(kind: str) -> str:
     """A kind of question in both languages."""
-    return both(*(escaped(word) for word in _KINDS.get(kind, (kind, kind))))
+    english = "text only" if kind == "text" else kind
+    return both(escaped(english), escaped(KINDS.get(kind, kind)))
 
 
 def _row(task: TaskResult) -> str:

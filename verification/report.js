@@ -1,4 +1,16 @@
 "use strict";
+// The page's language and title follow the switch, which works without this as far as people see.
+(() => {
+  const [chinese, title] = [document.getElementById("show-zh"), document.querySelector("title")];
+  const english = title.textContent;
+  const follow = () => {
+    document.documentElement.lang = chinese.checked ? "zh-CN" : "en";
+    document.title = chinese.checked ? title.dataset.zh : english;
+  };
+  for (const radio of document.querySelectorAll("input[name=language]"))
+    radio.addEventListener("change", follow);
+  follow();  // a browser keeps the switch over a reload
+})();
 // The list of all samples: sorted, filtered and shown fifty at a time. Text enters as text only.
 (() => {
   const PER_PAGE = 50;
