@@ -144,19 +144,29 @@ def read_conversations(path: Path, *, images: Path | None) -> Iterator[Conversat
     Raises:
         CalibrationError: no such file, no conversation in it, or a malformed line, by number.
     """
+    for line, place in filled_lines(path, nothing="no conversation"):
+        yield _conversation(line, place, images)
+
+
+def filled_lines(
+    path: Path, *, nothing: str, hint: str | None = None
+) -> Iterator[tuple[bytes, str]]:
+    """The lines of a calibration file that are not empty, and how to name each in an error.
+
+    Raises:
+        CalibrationError: no such file, too large, or no such line: it "holds `nothing`".
+    """
     try:
         if path.stat().st_size > MAX_FILE:
             raise CalibrationError(f"{path} is over {MAX_FILE} bytes")
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise CalibrationError(f"calibration file {path}: {error.strerror}") from error
-    found = False
+    if not any(line.strip() for line in lines):
+        raise CalibrationError(f"{path.name} holds {nothing}", hint=hint)
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            found = True
-            yield _conversation(line, f"{path.name} line {number}", images)
-    if not found:
-        raise CalibrationError(f"{path.name} holds no conversation")
+            yield line, f"{path.name} line {number}"
 
 
 def _conversation(line: bytes, place: str, images: Path | None) -> Conversation:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from model_store.canonical import canonical_digest, parse_json
 from model_store.errors import StoreError
 from quantization.batches import CalibrationInput
-from quantization.calibration import MAX_FILE, CalibrationSet, pick
+from quantization.calibration import CalibrationSet, filled_lines, pick
 from quantization.errors import CalibrationError
 from quantization.options import BUILTIN, GptqConfig
 from qwen_vl import scenes
@@ -32,7 +32,8 @@ def text_calibration(folder: Path, config: GptqConfig) -> CalibrationSet:
         lines: list[Any] = [{"text": text} for text in _drawn(config)]
     else:
         path = Path(config.calibration).expanduser()
-        lines = pick(list(_lines(path)), config.samples, config.seed)
+        known = [_line(*one) for one in filled_lines(path, nothing="no text", hint=_HINT)]
+        lines = pick(known, config.samples, config.seed)
     inputs = tuple(_inputs(folder, lines, config))
     origin = "builtin" if config.calibration == BUILTIN else "texts"
     return CalibrationSet(inputs, origin, canonical_digest(lines))
@@ -52,22 +53,6 @@ def _told(sample: scenes.Sample) -> str:
 def _words(said: Any) -> str:
     """The text of a turn: a string, or elements of which some are texts."""
     return said if isinstance(said, str) else " ".join(e["text"] for e in said if "text" in e)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        if path.stat().st_size > MAX_FILE:
-            raise CalibrationError(f"{path} is over {MAX_FILE} bytes")
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise CalibrationError(f"calibration file {path}: {error.strerror}") from error
-    found = False
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            found = True
-            yield _line(line, f"{path.name} line {number}")
-    if not found:
-        raise CalibrationError(f"{path.name} holds no text", hint=_HINT)
 
 
 def _line(line: bytes, place: str) -> dict[str, Any]:
