@@ -9,7 +9,8 @@ Every contender quantizes the same seeded models with the same samples to 4 bits
 symmetric, in float32, each in a process and, the peers, in an environment of its own that the first
 run makes in build/benchmarks/ (pip must reach an index). Scores are of tokens that no contender has
 seen, and that no option was chosen by. A run that is there already is not repeated, so that new
-settings cost no peer's time; `--fresh` repeats all, and the committed record is made with it.
+settings cost no peer's time; `--fresh` repeats all. `--write` keeps what the record has of other
+seeds and shapes, made with the same versions: a shape takes a peer a quarter of an hour a seed.
 """
 
 from __future__ import annotations
@@ -66,25 +67,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.shapes, args.seeds = ["block"], args.seeds[:1]
     load = os.getloadavg()[0]
     rows = [row for shape in args.shapes for seed in args.seeds for row in _seed(shape, seed, args)]
+    place = RESULT.with_name("gptq_block.json") if args.block else RESULT
+    versions = {"torch": torch.__version__, "python": platform.python_version(),
+                **{package.split("==")[0]: package.split("==")[1]
+                   for packages in PEERS.values() for package in packages[:1]}}  # fmt: skip
+    rows = _earlier(place, rows, versions) + rows if args.write else rows
     table = _table(rows)
     _print(table)
     if args.write:
         told = {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "command": "python benchmarks/gptq.py --write" + (" --block" if args.block else ""),
+            "command": " ".join(["python benchmarks/gptq.py", *(argv or sys.argv[1:])]),
             "machine": f"{_processor()}, {os.cpu_count()} cores",
             "load_before": round(load, 1),
             "threads": args.threads,
-            "versions": {"torch": torch.__version__, "python": platform.python_version(),
-                         **{package.split("==")[0]: package.split("==")[1]
-                            for packages in PEERS.values() for package in packages[:1]}},
-            "work": {name: asdict(_shapes()[name]) for name in args.shapes},
+            "versions": versions,
+            "work": {name: asdict(_shapes()[name]) for name in {row["shape"]: 0 for row in rows}},
             "table": table,
             "runs": rows,
         }  # fmt: skip
-        place = RESULT.with_name("gptq_block.json") if args.block else RESULT
         place.write_text(json.dumps(told, indent=1) + "\n")
     return 0
+
+
+def _earlier(
+    place: Path, rows: list[dict[str, Any]], versions: dict[str, str]
+) -> list[dict[str, Any]]:
+    """What the record has of shapes and seeds that were not run now."""
+    if not place.is_file():
+        return []
+    record = json.loads(place.read_text())
+    fresh = {(row["shape"], row["seed"]) for row in rows}
+    if record["versions"] != versions:
+        return []
+    return [row for row in record["runs"] if (row["shape"], row["seed"]) not in fresh]
 
 
 def _shapes() -> Any:

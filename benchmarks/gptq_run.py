@@ -47,7 +47,7 @@ def main() -> int:
         "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "torch": torch.__version__,
     }
-    told |= {"load": os.getloadavg()[0]}
+    told |= {"load": os.getloadavg()[0], "date": time.strftime("%Y-%m-%d", time.gmtime())}
     from safetensors.torch import save_file
 
     save_file(collect(told), args.out / "weights.safetensors")
