@@ -1,5 +1,7 @@
 """Make the shipped checkpoint from a training folder: weights, card, licence, curves, manifest.
 
+What the stages before the last one did is taken from the record of the checkpoint it went on from.
+
 Examples:
   python scripts/ship_tiny.py build/tiny-training build/tiny
   python scripts/ship_tiny.py build/tiny-training build/tiny --replace --evaluation figures.json
@@ -17,11 +19,14 @@ from typing import Any
 from model_store.command import emit, run_command
 from model_store.files import write_text
 
+_LANGUAGE = ("colour", "shape", "relation", "counting", "reading", "choice", "chart",
+             "comparison", "presence", "caption", "glyphs")  # fmt: skip
 _SHOWN = {
     "vision": ("colour", "shape", "joint", "character", "index", "hundreds", "tens"),
-    "language": ("colour", "shape", "relation", "counting", "reading", "choice", "chart",
-                 "comparison", "presence", "caption", "glyphs"),
-}  # fmt: skip
+    "language": _LANGUAGE,
+    "further": (*_LANGUAGE[2:], "grounding"),
+    "joint": (*_LANGUAGE[2:], "grounding"),
+}
 _MOST_POINTS = 40  # of a curve, in training.json
 
 
@@ -41,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     rank_file = (args.training / "qwen.tiktoken").read_bytes()
     model = trained_model(args.training, rank_file)
-    logs = {stage: _log(args.training / f"{stage}.jsonl") for stage in _SHOWN}
-    training = _training(args.training, logs)
+    training = _training(args.training)
+    logs = {stage: facts["curve"] for stage, facts in training["stages"].items()}
     texts = {"training.json": json.dumps(training, indent=1, ensure_ascii=False) + "\n"}
     manifest = export(model, rank_file, args.into, texts=texts, replace=args.replace)
     curves(logs, _SHOWN).save(args.into / "curves.png", optimize=True)
@@ -85,21 +90,17 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _training(folder: Path, logs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _training(folder: Path) -> dict[str, Any]:
     import torch
 
     from qwen_vl.scene_fonts import chinese_faces, record, trained_faces
 
     runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
-    stages = {
-        stage: {
-            "steps": log[-1]["step"],
-            "minutes": round(log[-1]["seconds"] / 60, 1),
-            "command": "; ".join(run["command"] for run in runs["runs"] if run["stage"] == stage),
-            "curve": log[:: max(1, len(log) // _MOST_POINTS)],
-        }
-        for stage, log in logs.items()
-    }
+    earlier = folder / "earlier.json"
+    stages = json.loads(earlier.read_text(encoding="utf-8"))["stages"] if earlier.is_file() else {}
+    for stage in _SHOWN:
+        if (folder / f"{stage}.jsonl").is_file():
+            stages[stage] = _stage(stage, _log(folder / f"{stage}.jsonl"), runs["runs"])
     return {
         "seed": runs["seed"],
         "machine": runs["machine"],
@@ -107,6 +108,15 @@ def _training(folder: Path, logs: dict[str, list[dict[str, Any]]]) -> dict[str, 
         "python": platform.python_version(),
         "fonts": {"faces": record(trained_faces()), "glyph_faces": record(chinese_faces())},
         "stages": stages,
+    }
+
+
+def _stage(stage: str, log: list[dict[str, Any]], runs: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "steps": log[-1]["step"],
+        "minutes": round(log[-1]["seconds"] / 60, 1),
+        "command": "; ".join(run["command"] for run in runs if run["stage"] == stage),
+        "curve": log[:: max(1, len(log) // _MOST_POINTS)],
     }
 
 

@@ -92,6 +92,11 @@ def _looks(scene: Scene) -> list[_Look]:
     return found
 
 
+def cells_of(box: Box, *, wide: bool = False) -> tuple[int, ...]:
+    """The cells that show a box, at least the one of its middle."""
+    return tuple(_cells(box, wide=wide)) or (_cell_of(_middle(box)),)
+
+
 def _cells(box: Box, *, wide: bool) -> list[int]:
     """Cells whose centre lies in the box; a character is widened to a whole cell."""
     x1, y1, x2, y2 = box

@@ -87,13 +87,11 @@ def _raw(value: Tensor) -> RawTensor:
 
 
 def trained_model(folder: Path, rank_file: bytes) -> QwenVLForConditionalGeneration:
-    """Put the states that the two stages left in a training folder together."""
-    from scripts.tiny_language import Language
+    """Read the model that the last stage left in a training folder."""
     from scripts.tiny_model import fresh_model
-    from scripts.tiny_warmup import load_vision
 
     model = fresh_model(rank_file.count(b"\n"))
-    load_vision(model, folder / "vision.pt")
-    state = torch.load(folder / "language.pt", weights_only=True)
-    Language(model).modules.load_state_dict(state["modules"])
+    states = [folder / f"{stage}.pt" for stage in ("joint", "further", "language")]
+    last = next(path for path in states if path.is_file())
+    model.load_state_dict(torch.load(last, weights_only=True)["modules"])
     return model

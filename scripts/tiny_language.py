@@ -1,4 +1,4 @@
-"""Second stage: the language model learns to answer, from a vision side that no longer changes."""
+"""Later stages: the language model learns to answer; the vision side stays, or follows slowly."""
 
 from __future__ import annotations
 
@@ -15,50 +15,70 @@ from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.rotary import Rotation, rotate
 from scripts.tiny_model import matrices_and_rest
 from scripts.tiny_muon import Muon
+from scripts.tiny_pointers import Looks, looks_of
 from scripts.tiny_rows import REPORTED
 from scripts.tiny_warmup import pixel_values
 
 MUON = 0.004
 _ADAM = 1e-3
+_LOOK = 0.1  # weight of what is said of where to look
 
 
 class Language:
-    """The stage: the decoder and its head."""
+    """The stage: the decoder and its head; with `vision`, the vision side too, at a lower rate."""
 
-    def __init__(self, model: QwenVLForConditionalGeneration, *, muon: float = MUON) -> None:
-        self.model, self.text = model, model.model.language_model
-        self.modules = nn.ModuleList([self.text, model.lm_head])
-        matrices, rest = matrices_and_rest(
-            [*self.text.named_parameters(), ("lm_head", model.lm_head.weight)]
-        )
-        self.optimizers: list[torch.optim.Optimizer] = [
+    def __init__(
+        self, model: QwenVLForConditionalGeneration, *, muon: float = MUON, vision: float = 0.0
+    ) -> None:
+        self.model, self.text, self._follows = model, model.model.language_model, vision > 0
+        self.modules: nn.Module = model  # the frozen side too, so that a state is a whole model
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self._learns([*self.text.named_parameters(), ("lm_head", model.lm_head.weight)], muon, 1.0)
+        if self._follows:
+            sides = (model.model.vision_tower, model.model.multi_modal_projector)
+            named = [parameter for side in sides for parameter in side.named_parameters()]
+            self._learns(named, vision, vision / muon)
+
+    def _learns(self, named: list[tuple[str, nn.Parameter]], muon: float, share: float) -> None:
+        matrices, rest = matrices_and_rest(named)
+        self.optimizers += [
             Muon(matrices, lr=muon),
-            torch.optim.AdamW(rest, lr=_ADAM, weight_decay=0.0),
+            torch.optim.AdamW(rest, lr=_ADAM * share, weight_decay=0.0),
         ]
 
     def step(self, batch: dict[str, Tensor], *, measure: bool) -> tuple[Tensor, dict[str, float]]:
         """The loss of packed rows; measured, the share of questions answered right, by kind."""
         embeddings = self.text.embed_tokens(batch["ids"])
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._follows):
             pictures = pixel_values(batch["pixels"])
             seen: Any = self.model.get_image_features(pictures).pooler_output
         embeddings = embeddings.index_put((batch["places"],), seen.flatten(0, 1))
-        hidden = decode_packed(self.text, embeddings, batch)
+        looks: list[Tensor] = []
+        hidden = decode_packed(self.text, embeddings, batch, looks)
         learned = batch["labels"] >= 0
         logits = self.model.lm_head(hidden[learned])
         labels, weights = batch["labels"][learned], batch["weights"][learned]
         each = F.cross_entropy(logits, labels, reduction="none")
-        loss = (each * weights).sum() / weights.sum()
+        answers = (each * weights).sum() / weights.sum()
+        loss = answers + _LOOK * sum(looks, start=answers.new_zeros(()))
         if not measure:
             return loss, {}
         right = logits.argmax(-1) == labels
-        return loss, _by_kind(right, batch["questions"][learned], batch["kinds"])
+        told = {f"look {n}": float(one.detach()) for n, one in enumerate(looks)}
+        told |= {"answers": float(answers.detach())}
+        return loss, told | _by_kind(right, batch["questions"][learned], batch["kinds"])
 
 
-def decode_packed(text: QwenVLTextModel, embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def decode_packed(
+    text: QwenVLTextModel,
+    embeddings: Tensor,
+    batch: dict[str, Tensor],
+    looks: list[Tensor] | None = None,
+) -> Tensor:
     """Run the decoder over packed rows: (N, hidden) in and out.
 
-    Everything but attention works on single tokens, so only attention pays for padding.
+    Everything but attention works on single tokens, so only attention pays for padding. `looks`
+    gets the losses of the heads that have pointers.
     """
     rows, offsets = batch["rows"], batch["offsets"]
     shape = int(rows.max()) + 1, int(offsets.max()) + 1
@@ -66,15 +86,26 @@ def decode_packed(text: QwenVLTextModel, embeddings: Tensor, batch: dict[str, Te
     rotation = text.rotary_emb(batch["positions"][None], None, past=0)
     x = embeddings
     layers: Iterable[Any] = text.layers
-    for layer in layers:
-        x = x + _attend(layer.self_attn, layer.input_layernorm(x), rotation, mask,
-                        rows * shape[1] + offsets)  # fmt: skip
+    for number, layer in enumerate(layers):
+        pointed = None if looks is None else looks_of(batch, number)
+        mixed, look = _attend(layer.self_attn, layer.input_layernorm(x), rotation, mask,
+                              rows * shape[1] + offsets, pointed)  # fmt: skip
+        x = x + mixed
+        if looks is not None and look is not None:
+            looks.append(look)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     out: Tensor = text.norm(x)
     return out
 
 
-def _attend(attention: Any, x: Tensor, rotation: Rotation, mask: Tensor, places: Tensor) -> Tensor:
+def _attend(
+    attention: Any,
+    x: Tensor,
+    rotation: Rotation,
+    mask: Tensor,
+    places: Tensor,
+    pointed: Looks | None,
+) -> tuple[Tensor, Tensor | None]:
     heads = (1, len(x), -1, attention.head_dim)
     q, k, v = (
         project(x).view(heads).transpose(1, 2)
@@ -88,9 +119,13 @@ def _attend(attention: Any, x: Tensor, rotation: Rotation, mask: Tensor, places:
         padded = padded.index_put((places,), tokens)
         return padded.view(mask.shape[0], mask.shape[2], *tokens.shape[1:]).transpose(1, 2)
 
-    mixed = F.scaled_dot_product_attention(spread(q), spread(k), spread(v), attn_mask=mask)
+    keys = spread(k)
+    mixed = F.scaled_dot_product_attention(spread(q), keys, spread(v), attn_mask=mask)
     out: Tensor = attention.o_proj(mixed.transpose(1, 2).flatten(0, 1)[places].flatten(1))
-    return out
+    if pointed is None:
+        return out, None
+    allowed = mask[:, 0].flatten(0, 1)[places[pointed.tokens]]
+    return out, pointed.loss(q[0, 0], keys[:, 0], allowed)
 
 
 def block_mask(rows: Tensor, offsets: Tensor, segments: Tensor, shape: tuple[int, int]) -> Tensor:

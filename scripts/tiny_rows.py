@@ -6,6 +6,7 @@ look at a picture serves ten questions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,25 @@ from qwen_vl.scene_dice import Dice
 from qwen_vl.scene_drawing import Style, draw, draw_shapes
 from qwen_vl.scene_pairs import compare
 from qwen_vl.scene_small_talk import small_talk
-from qwen_vl.scene_tasks import TASKS, Question, Task
+from qwen_vl.scene_tasks import (
+    TASKS,
+    Question,
+    Task,
+    ask_colour,
+    ask_presence,
+    ask_shape,
+    choose,
+    count_things,
+    ground,
+    name_region,
+    read,
+    relate,
+    talk,
+)
 from qwen_vl.scene_words import LANGUAGES
 from qwen_vl.scenes import KINDS
 from scripts.tiny_model import IMAGE_TOKENS
+from scripts.tiny_pointers import Pointer, as_masks, pointers
 from scripts.tiny_prompts import Asked, Writer
 from scripts.tiny_scenes import pick_kind, pixels, training_dice, training_style
 
@@ -31,6 +47,11 @@ _QUESTIONS = 10
 _LONGEST = 320  # tokens of a row
 _PLAIN, _UNLABELLED = 15, 10  # percent of rows with other prefixes
 SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "small talk": 1}
+# what a model that knows colours and shapes has yet to learn: a task's share where it differs
+FURTHER: Mapping[Task, int] = {
+    ask_colour: 1, ask_shape: 1, ask_presence: 3, count_things: 6, relate: 6, ground: 8,
+    name_region: 3, choose: 5, read: 4, talk: 2,
+}  # fmt: skip
 _FLAT = ("ids", "positions", "rows", "offsets", "segments", "labels", "weights", "questions")
 REPORTED = tuple(
     kind + ending
@@ -46,10 +67,13 @@ class Row:
     images: tuple[Image.Image, ...]
     prefix: tuple[int, ...]
     asked: tuple[Asked, ...]
+    pointers: tuple[tuple[Pointer, ...], ...] = ()  # of each question, where they are known
 
 
-def make_row(dice: Dice, writer: Writer, style: Style) -> Row:
-    """Draw something, and ask about it."""
+def make_row(
+    dice: Dice, writer: Writer, style: Style, task_shares: Mapping[Task, int] | None = None
+) -> Row:
+    """Draw something, and ask about it; `task_shares` replaces some of the tasks' own."""
     shares = dict(SHARES)
     if not style.glyph_faces:
         del shares["glyphs"]
@@ -61,7 +85,8 @@ def make_row(dice: Dice, writer: Writer, style: Style) -> Row:
     if kind == "pair":
         return _pair_row(dice, writer, style)
     scene = draw(kind, dice, style)  # type: ignore[arg-type]  # the other keys are scene kinds
-    tasks = [task for task, share in TASKS[scene.kind] for _ in range(share)]
+    changed = task_shares or {}
+    tasks = [t for t, share in TASKS[scene.kind] for _ in range(changed.get(t, share))]
     form = dice.below(100)
     plain = form < _PLAIN
     prefix = (
@@ -70,6 +95,7 @@ def make_row(dice: Dice, writer: Writer, style: Style) -> Row:
         else writer.chat_prefix(1, labelled=form >= _PLAIN + _UNLABELLED)
     )
     found: dict[tuple[int, ...], Asked] = {}
+    points: list[tuple[Pointer, ...]] = []
     room = _LONGEST - len(prefix)
     for _ in range(3 * _QUESTIONS):
         question = _ask(dice, dice.pick(tasks), scene)
@@ -78,10 +104,11 @@ def make_row(dice: Dice, writer: Writer, style: Style) -> Row:
         asked = _write(dice, writer, question, plain=plain)
         if asked is not None and asked.ids not in found and len(asked.ids) <= room:
             found[asked.ids] = asked
+            points.append(pointers(asked.ids, question, scene, writer.encoding))
             room -= len(asked.ids)
         if len(found) == _QUESTIONS:
             break
-    return Row((scene.image,), tuple(prefix), tuple(found.values()))
+    return Row((scene.image,), tuple(prefix), tuple(found.values()), tuple(points))
 
 
 def _ask(dice: Dice, task: Task, scene: Any) -> Question | None:
@@ -113,12 +140,17 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     Returns arrays over all N tokens: `ids`, `positions`, `rows`, `offsets` (place in the row),
     `segments` (0 for the prefix), `labels` (the next token, -100 where none is learned), `weights`
     (answer length ** -0.5), `questions` (number in the batch, -1 in prefixes); `kinds` of the Q
-    questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order.
+    questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order. Of
+    the P pointers: `pointer_tokens` (place in N), `pointer_layers`, `pointer_visual` (place of the
+    first visual token in the row) and `pointer_cells` (P, 64).
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _FLAT}
     kinds: list[int] = []
+    points: list[tuple[int, int, Pointer]] = []
+    before = 0
     for number, row in enumerate(rows):
         start = len(row.prefix)
+        points += _points(row, before, pad_id)
         _append(parts, row.prefix, start=0, segment=0, question=-1)
         for segment, asked in enumerate(row.asked, start=1):
             _append(parts, asked.ids, start=start, segment=segment, question=len(kinds),
@@ -127,11 +159,28 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
         total = start + sum(len(asked.ids) for asked in row.asked)
         parts["rows"].append(np.full(total, number))
         parts["offsets"].append(np.arange(total))
+        before += total
     flat = {name: np.concatenate(values) for name, values in parts.items()}
     shown = [pixels(image) for row in rows for image in row.images]
     places = np.flatnonzero(flat["ids"] == pad_id)
     assert len(places) == IMAGE_TOKENS * len(shown)  # noqa: S101  prefixes hold whole spans
+    pointed = {
+        "pointer_tokens": np.array([token for token, _, _ in points], np.int64),
+        "pointer_visual": np.array([visual for _, visual, _ in points], np.int64),
+        "pointer_layers": np.array([one.layer for _, _, one in points], np.int64),
+        "pointer_cells": as_masks([one for _, _, one in points]),
+    }
+    flat |= pointed
     return {**flat, "kinds": np.array(kinds), "pixels": np.stack(shown), "places": places}
+
+
+def _points(row: Row, before: int, pad_id: int) -> Iterator[tuple[int, int, Pointer]]:
+    """(place in the batch, place of the first visual token in the row, pointer)."""
+    at = before + len(row.prefix)
+    for asked, found in zip(row.asked, row.pointers, strict=False):
+        for one in found:
+            yield at + one.place, row.prefix.index(pad_id), one
+        at += len(asked.ids)
 
 
 def _append(
@@ -159,8 +208,17 @@ def _append(
 class LanguageBatches(Dataset[dict[str, Any]]):
     """Batch number `step` of the language stage, drawn when asked for."""
 
-    def __init__(self, ranks: dict[bytes, int], seed: int, steps: int, *, rows: int = ROWS) -> None:
+    def __init__(
+        self,
+        ranks: dict[bytes, int],
+        seed: int,
+        steps: int,
+        *,
+        rows: int = ROWS,
+        shares: Mapping[Task, int] | None = None,
+    ) -> None:
         self.ranks, self.seed, self.steps, self.rows = ranks, seed, steps, rows
+        self.shares = shares
         self._writer: Writer | None = None
 
     def __len__(self) -> int:
@@ -171,7 +229,7 @@ class LanguageBatches(Dataset[dict[str, Any]]):
             self._writer = Writer(build_encoding(self.ranks))
         style = training_style(step / self.steps)
         rows = [
-            make_row(training_dice(self.seed + 1, step, number), self._writer, style)
+            make_row(training_dice(self.seed + 1, step, number), self._writer, style, self.shares)
             for number in range(self.rows)
         ]
         return pack([row for row in rows if row.asked], self._writer.pad_id)

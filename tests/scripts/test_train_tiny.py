@@ -17,14 +17,15 @@ from qwen_vl.loading import load_tokenizer
 from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.ranks import IMG_START, build_encoding, parse_ranks
 from qwen_vl.scene_dice import split_dice
-from qwen_vl.scene_drawing import GRID, draw_shapes
-from qwen_vl.scene_tasks import Question
+from qwen_vl.scene_drawing import GRID, draw, draw_shapes
+from qwen_vl.scene_tasks import Question, ground, read
 from qwen_vl.scene_words import COLOURS
 from qwen_vl.scenes import MIXED, PORTABLE, Sample, samples
-from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets
-from scripts.tiny_language import decode_packed
+from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets, cells_of
+from scripts.tiny_language import Language, decode_packed
 from scripts.tiny_model import IMAGE_SIZE, IMAGE_TOKENS, fresh_model, original_config
 from scripts.tiny_muon import orthogonalised
+from scripts.tiny_pointers import NAMED, TOLD, Looks, pointers
 from scripts.tiny_prompts import Writer
 from scripts.tiny_rows import LanguageBatches, make_row, pack
 from scripts.tiny_running import Plan, Run, rate
@@ -124,6 +125,77 @@ def test_only_answers_and_their_ends_are_learned(writer: Writer) -> None:
         start += len(asked.ids)
 
 
+def test_heads_are_told_to_look_where_the_object_is_that_the_text_names(writer: Writer) -> None:
+    seen: set[tuple[str, int]] = set()
+    for n in range(12):
+        dice = split_dice("train", 21, n)
+        scene = draw_shapes(dice, PORTABLE, text=False)
+        for question in (q for _ in range(3) for q in [ground(dice, scene, "en")] if q):
+            ids = writer.chat(question).ids
+            thing = next(t for t in scene.objects if t.box == question.box)
+            for one in pointers(ids, question, scene, writer.encoding):
+                shown = [writer.encoding.decode([token]) for token in ids[: one.place + 2]]
+                boxes = [t.box for t in scene.objects if cells_of(t.box) == one.cells]
+                if one.layer == NAMED:
+                    assert shown[-2].strip() == thing.shape.en
+                    assert thing.box in boxes
+                else:
+                    assert shown[-1].isdigit()
+                    assert boxes == [question.box]
+                seen.add((question.kind, one.layer))
+    assert seen == {("grounding", NAMED), ("grounding", TOLD)}
+
+
+def test_each_printed_character_points_to_its_own_cells(writer: Writer) -> None:
+    scene = draw("text", split_dice("train", 5), PORTABLE)
+    question = read(split_dice("train", 6), scene, "en")
+    assert question is not None
+    assert scene.printed is not None
+    ids = writer.chat(question).ids
+
+    found = pointers(ids, question, scene, writer.encoding)
+
+    told = "".join(writer.encoding.decode([ids[one.place + 1]]) for one in found)
+    assert told == question.answer
+    cells = [cells_of(box, wide=True) for box in scene.printed.boxes]
+    assert [one.cells for one in found] == cells
+
+
+def test_the_loss_of_a_look_is_what_the_head_does_not_see() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(3, 8), torch.randn(2, 70, 8)
+    cells = torch.zeros(2, CELLS, dtype=torch.bool)
+    cells[0, 5], cells[1, 10:12] = True, True
+    looks = Looks(torch.tensor([0, 2]), torch.tensor([1, 0]), torch.tensor([2, 3]), cells)
+    mask = torch.arange(70)[None] < torch.tensor([[68], [69]])
+
+    shares = []
+    for token, row, first, length, on in ((0, 1, 2, 68, [5]), (2, 0, 3, 69, [10, 11])):
+        weights = (k[row, :length] @ q[token] / 8**0.5).softmax(0)
+        shares.append(sum(weights[first + cell] for cell in on))
+    expected = -(shares[0].log() + shares[1].log()) / 2
+
+    assert torch.allclose(looks.loss(q, k, mask), expected)
+
+
+@torch.no_grad()
+def test_looking_changes_nothing_that_the_model_computes(
+    model: QwenVLForConditionalGeneration, writer: Writer
+) -> None:
+    rows = [make_row(split_dice("train", 3, n), writer, PORTABLE) for n in range(8)]
+    batch = {k: torch.from_numpy(v) for k, v in pack(rows, writer.pad_id).items()}
+    text = model.model.language_model
+    embeddings = text.embed_tokens(batch["ids"])
+    looks: list[torch.Tensor] = []
+
+    with_looks = decode_packed(text, embeddings, batch, looks)
+
+    assert torch.equal(with_looks, decode_packed(text, embeddings, batch))
+    assert len(looks) == 2
+    # an untrained head looks everywhere alike: some four of about a hundred keys are right
+    assert all(1.5 < float(look) < 5 for look in looks)
+
+
 def test_every_template_word_is_one_token(writer: Writer) -> None:
     texts = template_texts()[:2000]
     tokens = sum(len(writer.encoding.encode(text)) for text in texts)
@@ -159,6 +231,29 @@ def test_a_muon_step_is_nearly_orthogonal() -> None:
         values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
         assert values.min() > 0.5
         assert values.max() < 1.3
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_the_vision_side_moves_only_in_the_joint_stage(
+    rank_file: bytes, writer: Writer, follows: bool
+) -> None:
+    torch.manual_seed(0)
+    model = fresh_model(rank_file.count(b"\n"))
+    stage = Language(model, vision=0.0005 if follows else 0.0)
+    rows = [make_row(split_dice("train", 3, n), writer, PORTABLE) for n in range(2)]
+    batch = {k: torch.from_numpy(v) for k, v in pack(rows, writer.pad_id).items()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    loss, _ = stage.step(batch, measure=False)
+    loss.backward()
+    for optimizer in stage.optimizers:
+        optimizer.step()
+
+    moved = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    sides = {".".join(name.split(".")[:2]) for name in moved}
+    seen = {"model.vision_tower", "model.multi_modal_projector"}
+    assert {"model.language_model", "lm_head.weight"} <= sides
+    assert sides & seen == (seen if follows else set())
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
