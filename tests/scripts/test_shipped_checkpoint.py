@@ -65,7 +65,9 @@ def _asked(kind: str, language: Any = "en", count: int = 12) -> list[Sample]:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("kind", ["colour", "shape", "chart"])
+@pytest.mark.parametrize(
+    "kind", ["colour", "shape", "chart", "presence", "counting", "region", "choice", "grounding"]
+)
 def test_it_sees_and_without_the_right_picture_it_does_not(
     loaded: tuple[Any, Any], kind: str, language: str
 ) -> None:
@@ -73,8 +75,9 @@ def test_it_sees_and_without_the_right_picture_it_does_not(
     right = sum(one.right for one in judge(*loaded, asked))
     blind = sum(one.right for one in judge(*loaded, shuffled(asked)))
 
-    assert right >= 9
-    assert blind < right - 3
+    # of twelve; evaluation.json has the figures of a hundred
+    assert right >= (9 if kind in ("colour", "shape", "chart") else 7)
+    assert blind < right - 2
 
 
 def test_it_talks_in_both_languages(loaded: tuple[Any, Any]) -> None:
