@@ -73,9 +73,7 @@ class ConflictingWeightsError(ConversionError):
 class OddSourceError(ConversionError):
     """Files beside the weights contradict them, or name code of another repository."""
 
-    hint = (
-        "Correct the file, or download it again; --allow-odd goes on and notes it in CHANGES.md."
-    )
+    hint = "Correct the file, or download it again; --allow-odd goes on and notes it in CHANGES.md."
 
 
 class NotItsSourceError(ConversionError):

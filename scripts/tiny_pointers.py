@@ -117,7 +117,8 @@ class Looks:
         scores = scores.masked_fill(~mask, -torch.inf)
         seen = self.visual[:, None] + torch.arange(CELLS)
         on = scores.gather(1, seen).masked_fill(~self.cells, -torch.inf)
-        return (scores.logsumexp(1) - on.logsumexp(1)).mean()
+        missed: Tensor = (scores.logsumexp(1) - on.logsumexp(1)).mean()
+        return missed
 
 
 def looks_of(batch: dict[str, Tensor], layer: int) -> Looks | None:

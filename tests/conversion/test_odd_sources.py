@@ -1,4 +1,4 @@
-"""Sources that contradict themselves: refused before anything is written, unless that is allowed."""
+"""Sources that contradict themselves: refused before anything is written, unless allowed."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_the_loss_of_a_look_is_what_the_head_does_not_see() -> None:
     shares = []
     for token, row, first, length, on in ((0, 1, 2, 68, [5]), (2, 0, 3, 69, [10, 11])):
         weights = (k[row, :length] @ q[token] / 8**0.5).softmax(0)
-        shares.append(sum(weights[first + cell] for cell in on))
+        shares.append(weights[[first + cell for cell in on]].sum())
     expected = -(shares[0].log() + shares[1].log()) / 2
 
     assert torch.allclose(looks.loss(q, k, mask), expected)
@@ -245,7 +245,7 @@ def test_the_vision_side_moves_only_in_the_joint_stage(
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     loss, _ = stage.step(batch, measure=False)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     for optimizer in stage.optimizers:
         optimizer.step()
 
