@@ -74,11 +74,13 @@
       state.found.length ? `${start + 1}–${last} / ${state.found.length}` : "0";
   };
 
-  box.addEventListener("toggle", () => {
+  const fill = () => {
     if (!box.open || state.rows) return;
     state.rows = JSON.parse(document.getElementById("samples").textContent);
     pick();
-  });
+  };
+  box.addEventListener("toggle", fill);
+  fill();  // the list may have been opened before this ran
   search.addEventListener("input", () => {
     clearTimeout(state.timer);
     state.timer = setTimeout(pick, 120);
