@@ -71,13 +71,13 @@ def _asked(kind: str, language: Any = "en", count: int = 12) -> list[Sample]:
 def test_it_sees_and_without_the_right_picture_it_does_not(
     loaded: tuple[Any, Any], kind: str, language: str
 ) -> None:
-    asked = _asked(kind, language)
+    sure = kind in ("colour", "shape", "chart")
+    asked = _asked(kind, language, 12 if sure else 24)  # evaluation.json has the shares of 100
     right = sum(one.right for one in judge(*loaded, asked))
     blind = sum(one.right for one in judge(*loaded, shuffled(asked)))
 
-    # of twelve; evaluation.json has the figures of a hundred
-    assert right >= (9 if kind in ("colour", "shape", "chart") else 7)
-    assert blind < right - 2
+    assert right >= (9 if sure else 14)
+    assert blind < right - len(asked) / 4
 
 
 def test_it_talks_in_both_languages(loaded: tuple[Any, Any]) -> None:
