@@ -38,7 +38,7 @@ PEERS = {
 }
 CONTENDERS = (
     "gptqmodel:default", "gptqmodel:best", "llmcompressor:default", "llmcompressor:mse",
-    "ours:fast", "ours:balanced", "ours:best",
+    "ours:fast", "ours:balanced", "ours:best", "ours:best+signed_scales=true",
 )  # fmt: skip
 _MEASURES = ("layer_error", "logits", "kl", "wall_s", "cpu_s", "rss_mb")
 

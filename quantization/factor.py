@@ -26,13 +26,26 @@ class Factor:
     upper: Tensor  # V, (columns, columns), unit upper triangular
     hessian: Tensor  # (columns, columns) as it came, in natural order; not modified
     filled: Tensor  # (columns,) what the damped Hessian has on its diagonal, in natural order
+    conditional: Tensor  # (columns,) D, in natural order
     damping: float
     dead: int  # columns that no sample activated
 
-    @property
-    def importance(self) -> Tensor:
-        """Diagonal of the undamped Hessian, in natural order."""
-        return self.hessian.diagonal()
+    def importance(self, search: str) -> Tensor | None:
+        """What a column's squared error weighs in a search for scales, in natural order.
+
+        The diagonal of H weighs what an error costs if nothing answers it; D what is left once
+        all later columns have made up for it as well as real numbers can, and that is what the
+        solver's loss is a sum of.
+
+        Args:
+            search: `GptqConfig.scale_search`.
+
+        Returns:
+            (columns,), or None where all columns weigh the same.
+        """
+        if search == "conditional":
+            return self.conditional
+        return self.hessian.diagonal() if search == "hessian" else None
 
 
 @torch.no_grad()
@@ -70,9 +83,12 @@ def factor_hessian(hessian: Tensor, config: GptqConfig, *, name: str = "this lay
         lower, failed = torch.linalg.cholesky_ex(flipped)
         if not int(failed):
             upper = lower.flip(0, 1)
+            conditional = torch.empty_like(filled)
+            conditional[order] = upper.diagonal().square()
             upper.div_(upper.diagonal().clone())
             dead = int((~live).sum())
-            return Factor(order, upper, hessian, filled + damping * mean, damping, dead)
+            filled = filled + damping * mean
+            return Factor(order, upper, hessian, filled, conditional, damping, dead)
         if damping >= _MOST_DAMPING:
             raise SingularHessianError(name, damping=damping)
         damping = min(max(2 * damping, _LEAST_RAISE), _MOST_DAMPING)

@@ -39,6 +39,10 @@ class Grid:
         """Round to nearest, ties to even; float32 codes, shaped as the two broadcast."""
         return torch.round(weight / scale).add_(self.zero).clamp_(0, self.top)
 
+    def steps(self, weight: Tensor, scale: Tensor, *, out: Tensor) -> None:
+        """The same, counted from the zero point, into `out`."""
+        torch.div(weight, scale, out=out).round_().clamp_(-self.zero, self.top - self.zero)
+
     def values(self, codes: Tensor, scale: Tensor) -> Tensor:
         return scale * (codes - self.zero)
 

@@ -17,9 +17,9 @@ BUILTIN = "builtin"
 # what an option is when it is not given; docs/quantization.md shows what each preset costs
 PRESETS: dict[str, dict[str, Any]] = {
     # half of the samples: running them is most of the work
-    "fast": {"act_order": "static", "scale_search": "hessian", "sweeps": 0, "share": 0.5},
-    "balanced": {"act_order": "static", "scale_search": "hessian", "sweeps": 0, "share": 1.0},
-    "best": {"act_order": "static", "scale_search": "hessian", "sweeps": 4, "share": 1.0},
+    "fast": {"act_order": "static", "scale_search": "conditional", "sweeps": 0, "share": 0.5},
+    "balanced": {"act_order": "static", "scale_search": "conditional", "sweeps": 0, "share": 1.0},
+    "best": {"act_order": "static", "scale_search": "conditional", "sweeps": 4, "share": 1.0},
 }
 
 
@@ -54,10 +54,10 @@ class GptqConfig:
     )
     damping: float = option("fraction of the Hessian's mean diagonal added to it", default=0.01)
     scale_search: str = option(
-        "scales from the largest weight, or by least squares, plain or Hessian-weighted "
-        "(default: hessian)",
+        "scales from the largest weight; or by least squares: plain, weighted by the Hessian's "
+        "diagonal, or by what later columns cannot make up for (default: conditional)",
         default="",
-        choices=("minmax", "mse", "hessian"),
+        choices=("minmax", "mse", "hessian", "conditional"),
     )
     sweeps: int | None = option(
         "passes that reconsider every integer and every scale after solving", default=None
@@ -164,7 +164,7 @@ class GptqConfig:
 _KNOWN = {
     "method": ("gptq", "rtn"),
     "act_order": ("none", "static", "dynamic"),
-    "scale_search": ("minmax", "mse", "hessian"),
+    "scale_search": ("minmax", "mse", "hessian", "conditional"),
     "format": ("gptq", "gptq_v2"),
     "layout": ("native", "original"),
 }

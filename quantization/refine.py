@@ -16,8 +16,10 @@ from torch import Tensor
 
 from quantization.factor import Factor
 from quantization.grid import Grid
+from quantization.halving import halve
 
 _BLOCK = 128
+_FEW = 32  # columns whose moves are told to the others one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,26 @@ def _recode(
     block: _Block, group: int, w: Tensor, grid: Grid, solution: Solution, error: Tensor
 ) -> None:
     inverse = block.hessian.diagonal().reciprocal().tolist()
-    for k in range(block.start, block.stop):
-        here, scale = k - block.start, solution.scales[k // group]
-        target = torch.add(error[k], block.gradient[here], alpha=-inverse[here]).add_(w[k])
-        code = grid.codes(target, scale)
-        solution.codes[k] = code
-        new = code.sub_(grid.zero).mul_(scale).sub_(w[k])
-        change = new - error[k]
-        error[k] = new
-        block.gradient[here + 1 :].addr_(block.hessian[here + 1 :, here], change)
+    change = torch.empty_like(block.gradient)
+    mine = slice(block.start, block.stop)
+    # views made once: making them anew costs as much as the arithmetic
+    of_column = zip(w[mine], error[mine], solution.codes[mine], block.gradient, change, strict=True)
+
+    def run(start: int, stop: int) -> None:
+        for here in range(start, stop):
+            weight, missed, code, slope, moved = next(of_column)
+            scale = solution.scales[(block.start + here) // group]
+            torch.add(missed, slope, alpha=-inverse[here], out=moved).add_(weight)
+            grid.steps(moved, scale, out=code)
+            torch.addcmul(-weight, code, scale, out=moved)
+            code.add_(grid.zero)
+            moved.sub_(missed)
+            missed.add_(moved)
+            told = slice(here + 1, stop)
+            block.gradient[told].addr_(block.hessian[told, here], moved)
+
+    def pass_on(start: int, middle: int, stop: int) -> None:
+        told, done = slice(middle, stop), slice(start, middle)
+        block.gradient[told].addmm_(block.hessian[told, done], change[done])
+
+    halve(len(change), _FEW, run, pass_on)

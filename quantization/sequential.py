@@ -35,7 +35,7 @@ from quantization.options import GptqConfig
 from quantization.solver import (
     QuantizedLinear,
     quantize_linear,
-    relative_error,
+    relative_errors,
     round_linear,
 )
 from quantization.turns import meet, together
@@ -239,8 +239,8 @@ class LayerRun:
         linear.weight.copy_(best.weight())
         step = -(-before.shape[0] // _SAMPLED_ROWS)
         some = before[::step]
-        error = relative_error(some, linear.weight[::step], hessian)
-        nearest = relative_error(some, round_linear(some, config).weight(), hessian)
+        rounded = round_linear(some, config).weight()
+        error, nearest = relative_errors(some, [linear.weight[::step], rounded], hessian)
         dead = int((hessian.diagonal() <= 0).sum())
         self.errors.append(
             LayerError(name, error, nearest, gram.rows, best.damping, before.shape[1], dead)

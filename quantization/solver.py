@@ -7,7 +7,7 @@ Wₖ − E₍<k₎·V₍<k,k₎. These are GPTQ's choices (its Cholesky factor o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,16 @@ from torch import Tensor
 from quantization.errors import GroupSizeError, UnusableTensorError
 from quantization.factor import Factor, factor_hessian
 from quantization.grid import Grid, group_scales
+from quantization.halving import halve
 from quantization.options import GptqConfig
 from quantization.refine import Solution, refine
 
 __all__ = [
     "Factor", "QuantizedLinear", "check_weight", "factor_hessian", "quantize_linear",
-    "relative_error", "round_linear",
+    "relative_error", "relative_errors", "round_linear",
 ]  # fmt: skip
 
-_BLOCK = 128  # columns whose compensation stays in cache
+_FEW = 32  # columns that are compensated one by one; between such runs matrices are multiplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def _solve(w: Tensor, factor: Factor, frame: Tensor, grid: Grid, config: GptqCon
     columns = w.shape[0]
     group = config.group_of(columns)
     search = config.scale_search != "minmax"
-    importance = factor.importance[frame] if config.scale_search == "hessian" else None
+    importance = factor.importance(config.scale_search)
+    importance = None if importance is None else importance[frame]
     # solved in the order they lie in: a group's scales are chosen when it is reached, errors so
     # far included; in another order a group is never whole before the end
     fixed = config.act_order == "static" or group == columns
@@ -129,27 +131,28 @@ def _solve(w: Tensor, factor: Factor, frame: Tensor, grid: Grid, config: GptqCon
     V = factor.upper  # noqa: N806  the factor's name in the formula
     w = w[path] if config.act_order == "static" else w
     groups = (path // group).tolist()
-    codes, error = torch.empty_like(w), torch.zeros_like(w)
-    step = max(group, _BLOCK // group * group) if group < columns else _BLOCK
-    for start in range(0, columns, step):
-        stop = min(start + step, columns)
-        target = w[start:stop] - V[:start, start:stop].T @ error[:start]
+    steps, error, target = torch.empty_like(w), -w, w.clone()
+    # views made once: making them anew costs as much as the arithmetic
+    of_column = zip(steps, error, target, [scales[number] for number in groups], strict=True)
+
+    def run(start: int, stop: int) -> None:
         for k in range(start, stop):
-            here = k - start
             if not fixed and k % group == 0:
                 span = slice(k, k + group)
-                compensated = w[span] + _spread(
-                    V[span, span], target[here : here + group] - w[span]
-                )
+                compensated = w[span] + _spread(V[span, span], target[span] - w[span])
                 part = None if importance is None else importance[span]
                 scales[k // group] = group_scales(grid, compensated, part, search=search)
-            scale = scales[groups[k]]
-            code = grid.codes(target[here], scale)
-            codes[k] = code
-            torch.sub(code.sub_(grid.zero).mul_(scale), w[k], out=error[k])
-            target[here + 1 :].addr_(V[k, k + 1 : stop], error[k], alpha=-1)
-    placed = torch.empty_like(codes)
-    placed[path] = codes
+            step, missed, wanted, scale = next(of_column)
+            grid.steps(wanted, scale, out=step)
+            missed.addcmul_(step, scale)
+            target[k + 1 : stop].addr_(V[k, k + 1 : stop], missed, alpha=-1)
+
+    def pass_on(start: int, middle: int, stop: int) -> None:
+        target[middle:stop].addmm_(V[start:middle, middle:stop].T, error[start:middle], alpha=-1)
+
+    halve(columns, _FEW if fixed else group, run, pass_on)
+    placed = torch.empty_like(steps)
+    placed[path] = steps.add_(grid.zero)
     return Solution(placed, scales)
 
 
@@ -185,6 +188,13 @@ def _result(
 @torch.no_grad()
 def relative_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
     """tr(E·H·Eᵀ) / tr(W·H·Wᵀ): the layer's relative output error on the calibration set."""
-    w, error = weight.float(), quantized.float() - weight.float()
+    return relative_errors(weight, [quantized], hessian)[0]
+
+
+@torch.no_grad()
+def relative_errors(weight: Tensor, candidates: Sequence[Tensor], hessian: Tensor) -> list[float]:
+    """`relative_error` of each of several results for one weight."""
+    w = weight.float()
     whole = float(((w @ hessian) * w).sum())
-    return float(((error @ hessian) * error).sum()) / whole if whole > 0 else 0.0
+    errors = [candidate.float() - w for candidate in candidates]
+    return [float(((e @ hessian) * e).sum()) / whole if whole > 0 else 0.0 for e in errors]

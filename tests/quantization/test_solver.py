@@ -64,7 +64,7 @@ def test_the_fast_solver_agrees_with_the_textbook(
 
 
 @pytest.mark.parametrize("act_order", ["none", "static"])
-@pytest.mark.parametrize("scale_search", ["minmax", "mse", "hessian"])
+@pytest.mark.parametrize("scale_search", ["minmax", "mse", "hessian", "conditional"])
 @pytest.mark.parametrize("seed", range(3))
 def test_compensation_beats_rounding_on_correlated_inputs(
     seed: int, scale_search: str, act_order: str
@@ -147,7 +147,7 @@ def test_a_dead_input_alone_needs_no_damping() -> None:
     assert result.damping == 0
 
 
-@pytest.mark.parametrize("scale_search", ["minmax", "mse", "hessian"])
+@pytest.mark.parametrize("scale_search", ["minmax", "mse", "hessian", "conditional"])
 def test_codes_are_chosen_with_the_scale_that_is_stored(scale_search: str) -> None:
     weight = problem(7, rows=512).weight
     config = dataclasses.replace(PLAIN, scale_search=scale_search, damping=0.0)
