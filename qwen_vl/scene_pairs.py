@@ -30,7 +30,8 @@ def _which(dice: Dice, scenes: tuple[Scene, Scene], language: Language) -> Quest
     asked = (
         f"Which picture shows {with_article(name)}?" if language == "en" else f"哪张图有{name}？"
     )
-    return Question("comparison", language, asked, (FIRST, SECOND)[place].word(language))
+    return Question("comparison", language, asked, (FIRST, SECOND)[place].word(language),
+                    sought=name)  # fmt: skip
 
 
 def _both(dice: Dice, scenes: tuple[Scene, Scene], language: Language) -> Question | None:
@@ -41,4 +42,5 @@ def _both(dice: Dice, scenes: tuple[Scene, Scene], language: Language) -> Questi
         if language == "en"
         else f"两张图都有{shape.zh}吗？"
     )
-    return Question("comparison", language, asked, (HAS if both else HAS_NOT).word(language))
+    return Question("comparison", language, asked, (HAS if both else HAS_NOT).word(language),
+                    sought=shape.word(language))  # fmt: skip

@@ -37,6 +37,8 @@ class Question:
     """What is asked and the right answer; `earlier` are the turns before it.
 
     `box` is the exact truth of a grounding question, and `choices` what a multiple choice offers.
+    `about` are the boxes of what the answer follows from, `counts` whether it is their number, and
+    `sought` the words for a thing that may not be there.
     """
 
     kind: str
@@ -46,6 +48,9 @@ class Question:
     earlier: tuple[tuple[str, str], ...] = ()
     box: Box | None = None
     choices: tuple[str, ...] = ()
+    about: tuple[Box, ...] = ()
+    counts: bool = False
+    sought: str = ""
 
 
 Task = Callable[[Dice, Scene, Language], Question | None]
@@ -99,7 +104,7 @@ def ask_colour(dice: Dice, scene: Scene, language: Language) -> Question | None:
     thing = dice.pick(single)
     asked = _told(language, f"What colour is the {thing.shape.en}?",
                   f"{thing.shape.zh}是什么颜色？")  # fmt: skip
-    return Question("colour", language, asked, thing.colour.word(language))
+    return Question("colour", language, asked, thing.colour.word(language), about=(thing.box,))
 
 
 def ask_background(dice: Dice, scene: Scene, language: Language) -> Question | None:
@@ -115,7 +120,7 @@ def ask_shape(dice: Dice, scene: Scene, language: Language) -> Question | None:
     thing = dice.pick(single)
     asked = _told(language, f"What shape is the {thing.colour.en} object?",
                   f"{thing.colour.zh}的图形是什么形状？")  # fmt: skip
-    return Question("shape", language, asked, thing.shape.word(language))
+    return Question("shape", language, asked, thing.shape.word(language), about=(thing.box,))
 
 
 def ask_presence(dice: Dice, scene: Scene, language: Language) -> Question | None:
@@ -125,7 +130,8 @@ def ask_presence(dice: Dice, scene: Scene, language: Language) -> Question | Non
     thing = dice.pick(scene.objects) if there else _absent(dice, scene)
     asked = _told(language, f"Is there {with_article(thing.name('en'))}?",
                   f"图中有{thing.name('zh')}吗？")  # fmt: skip
-    return Question("presence", language, asked, (HAS if there else HAS_NOT).word(language))
+    return Question("presence", language, asked, (HAS if there else HAS_NOT).word(language),
+                    about=(thing.box,) if there else (), sought=thing.name(language))  # fmt: skip
 
 
 def _absent(dice: Dice, scene: Scene) -> Thing:
@@ -145,18 +151,23 @@ def count_things(dice: Dice, scene: Scene, language: Language) -> Question | Non
     what = dice.below(4)
     if what < 2:
         asked = _told(language, "How many shapes are there?", "图中有几个图形？")
-        return Question("counting", language, asked, str(len(scene.objects)))
+        return _count(language, asked, scene.objects)
     like = dice.pick(scene.objects)
     if what == 2:
         shape = like.shape if dice.chance(70) else dice.pick(SHAPES)
-        number = sum(thing.shape is shape for thing in scene.objects)
+        counted = [thing for thing in scene.objects if thing.shape is shape]
         asked = _told(language, f"How many {shape.plural} are there?", f"图中有几个{shape.zh}？")
     else:
         colour = like.colour if dice.chance(70) else dice.pick(COLOURS)
-        number = sum(thing.colour is colour for thing in scene.objects)
+        counted = [thing for thing in scene.objects if thing.colour is colour]
         asked = _told(language, f"How many {colour.en} shapes are there?",
                       f"图中有几个{colour.zh}的图形？")  # fmt: skip
-    return Question("counting", language, asked, str(number))
+    return _count(language, asked, counted)
+
+
+def _count(language: Language, asked: str, counted: Sequence[Thing]) -> Question:
+    return Question("counting", language, asked, str(len(counted)),
+                    about=tuple(thing.box for thing in counted), counts=True)  # fmt: skip
 
 
 def relate(dice: Dice, scene: Scene, language: Language) -> Question | None:
@@ -164,11 +175,14 @@ def relate(dice: Dice, scene: Scene, language: Language) -> Question | None:
         return None
     first, second = dice.take(scene.objects, 2)
     one, two = first.name(language), second.name(language)
+    about = first.box, second.box
     if dice.chance(50):
         side = _side(first.centre, second.centre)
         asked = _told(language, f"Where is the {one} relative to the {two}?",
                       f"{one}在{two}的哪边？")  # fmt: skip
-        return Question("relation", language, asked, side.word(language)) if side else None
+        if side is None:
+            return None
+        return Question("relation", language, asked, side.word(language), about=about)
     name = dice.pick(tuple(SIDES))
     axis = 0 if name in ("left", "right") else 1
     apart = second.centre[axis] - first.centre[axis]
@@ -177,7 +191,7 @@ def relate(dice: Dice, scene: Scene, language: Language) -> Question | None:
     right = (apart > 0) == (name in ("left", "above"))
     of = {"left": "left of", "right": "right of"}.get(name, name)
     asked = _told(language, f"Is the {one} {of} the {two}?", f"{one}在{two}的{SIDES[name].zh}吗？")
-    return Question("relation", language, asked, (YES if right else NO).word(language))
+    return Question("relation", language, asked, (YES if right else NO).word(language), about=about)
 
 
 def _side(first: Point, second: Point) -> Named | None:
@@ -195,7 +209,8 @@ def ground(dice: Dice, scene: Scene, language: Language) -> Question | None:
         return None
     thing = dice.pick(scene.objects)
     asked = _told(language, f"Find the {thing.name('en')}.", f"框出{thing.name('zh')}的位置")
-    return Question("grounding", language, asked, thing.tagged(language), box=thing.box)
+    return Question("grounding", language, asked, thing.tagged(language), box=thing.box,
+                    about=(thing.box,))  # fmt: skip
 
 
 def name_region(dice: Dice, scene: Scene, language: Language) -> Question | None:
@@ -204,7 +219,7 @@ def name_region(dice: Dice, scene: Scene, language: Language) -> Question | None
     thing = dice.pick(scene.objects)
     place = tagged_box(thing.box)
     asked = _told(language, f"What is in {place}?", f"{place}里是什么？")
-    return Question("region", language, asked, thing.name(language))
+    return Question("region", language, asked, thing.name(language), about=(thing.box,))
 
 
 def talk(dice: Dice, scene: Scene, language: Language) -> Question | None:
@@ -220,7 +235,8 @@ def talk(dice: Dice, scene: Scene, language: Language) -> Question | None:
         thing = next(t for t in scene.objects if t.colour.word(language) in first.text)
     asked = _told(language, "Where is it?", "它在哪里？")
     return Question("dialogue", language, asked, thing.tagged(language),
-                    earlier=((first.text, first.answer),), box=thing.box)  # fmt: skip
+                    earlier=((first.text, first.answer),), box=thing.box,
+                    about=(thing.box,))  # fmt: skip
 
 
 def read(dice: Dice, scene: Scene, language: Language) -> Question | None:
@@ -248,10 +264,11 @@ def ask_chart(dice: Dice, scene: Scene, language: Language) -> Question | None:
         bar = dice.pick(scene.bars)
         asked = _told(language, f"What is the value of the {bar.colour.en} bar?",
                       f"{bar.colour.zh}的柱子是多少？")  # fmt: skip
-        return Question("chart", language, asked, str(bar.value))
+        return Question("chart", language, asked, str(bar.value), about=(bar.box,))
     if what == 3:
         asked = _told(language, "How many bars are there?", "有几根柱子？")
-        return Question("chart", language, asked, str(len(scene.bars)))
+        return Question("chart", language, asked, str(len(scene.bars)),
+                        about=tuple(bar.box for bar in scene.bars), counts=True)  # fmt: skip
     values = [bar.value for bar in scene.bars]
     top = dice.chance(50)
     best = max(values) if top else min(values)
@@ -259,7 +276,8 @@ def ask_chart(dice: Dice, scene: Scene, language: Language) -> Question | None:
         return None
     asked = _told(language, f"Which bar is the {'tallest' if top else 'shortest'}?",
                   f"哪根柱子最{'高' if top else '矮'}？")  # fmt: skip
-    return Question("chart", language, asked, scene.bars[values.index(best)].colour.word(language))
+    bar = scene.bars[values.index(best)]
+    return Question("chart", language, asked, bar.colour.word(language), about=(bar.box,))
 
 
 def choose(dice: Dice, scene: Scene, language: Language) -> Question | None:
@@ -278,7 +296,8 @@ def choose(dice: Dice, scene: Scene, language: Language) -> Question | None:
     place = dice.below(4)
     choices = (*wrong[:place], question.answer, *wrong[place:])
     text = f"{question.text}\n{options(choices)}\n{_told(language, 'Answer:', '答案：')}"
-    return Question("choice", language, text, _LETTERS[place], choices=choices)
+    return Question("choice", language, text, _LETTERS[place], choices=choices,
+                    about=question.about, counts=question.counts)  # fmt: skip
 
 
 def options(choices: Sequence[str]) -> str:

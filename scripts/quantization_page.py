@@ -47,11 +47,13 @@ _TAIL = """
 ## Where the arithmetic is
 
 `hessian.py` (Gram matrix, upper half only), `factor.py` (damping, order, one Cholesky), `grid.py`
-(scales), `solver.py` (the columns, left to right), `refine.py` (sweeps), `turns.py` (how batches
-meet at a linear), `sequential.py` (layer by layer).
+(scales), `halving.py` and `solver.py` (the columns, left to right), `refine.py` (sweeps),
+`turns.py` (how batches meet at a linear), `sequential.py` (layer by layer).
 
 - **Damping** starts at `--damping` and doubles up to 1; a Hessian without a factor even then is an
   error that names the layer, never a silent rounding.
+- **Scales**: `conditional` weighs each column's rounding error by what later columns cannot make up
+  for (D of the factor), which is what the solver's loss is a sum of; `hessian` by its diagonal.
 - **Few samples**: fewer calibration rows than half of a linear's inputs are refused with the rank;
   fewer than all of its inputs are a warning in the record.
 - **Inputs that no sample activates** are rounded to nearest and counted in the record.
@@ -167,7 +169,20 @@ def _interop() -> str:
         error = row.get("error", row.get("failed", "").replace("|", "/"))
         kernels = ", ".join(row.get("kernels", []))
         lines.append(f"| {row['case']} | {row['way']} | {kernels} | {error} |")
+    lines += ["", *_kernels(told["proof"])]
     return f"## Read by others\n\n`{told['command']}`\n\n" + "\n".join(lines)
+
+
+def _kernels(rows: list[dict[str, Any]]) -> list[str]:
+    """What the proof on write said of gptqmodel's kernels."""
+    lines = [
+        "The proof on write, run beside gptqmodel; the asymmetric linear is a test of the proof.",
+        "", "| linears | kernel | relative error |", "|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        error = row.get("error", "refused: " + row.get("named", ""))
+        lines.append(f"| {row['case']} | {row['kernel']} | {error} |")
+    return lines
 
 
 def _autogptq() -> str:

@@ -94,7 +94,12 @@ def _looks(scene: Scene) -> list[_Look]:
 
 def cells_of(box: Box, *, wide: bool = False) -> tuple[int, ...]:
     """The cells that show a box, at least the one of its middle."""
-    return tuple(_cells(box, wide=wide)) or (_cell_of(_middle(box)),)
+    return tuple(_cells(box, wide=wide)) or (own_cell(box),)
+
+
+def own_cell(box: Box) -> int:
+    """The cell of a box's middle."""
+    return _cell_of(_middle(box))
 
 
 def _cells(box: Box, *, wide: bool) -> list[int]:

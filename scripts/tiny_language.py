@@ -53,18 +53,18 @@ class Language:
             pictures = pixel_values(batch["pixels"])
             seen: Any = self.model.get_image_features(pictures).pooler_output
         embeddings = embeddings.index_put((batch["places"],), seen.flatten(0, 1))
-        looks: list[Tensor] = []
+        looks: dict[str, Tensor] = {}
         hidden = decode_packed(self.text, embeddings, batch, looks)
         learned = batch["labels"] >= 0
         logits = self.model.lm_head(hidden[learned])
         labels, weights = batch["labels"][learned], batch["weights"][learned]
         each = F.cross_entropy(logits, labels, reduction="none")
         answers = (each * weights).sum() / weights.sum()
-        loss = answers + _LOOK * sum(looks, start=answers.new_zeros(()))
+        loss = answers + _LOOK * sum(looks.values(), start=answers.new_zeros(()))
         if not measure:
             return loss, {}
         right = logits.argmax(-1) == labels
-        told = {f"look {n}": float(one.detach()) for n, one in enumerate(looks)}
+        told = {name: float(one.detach()) for name, one in looks.items()}
         told |= {"answers": float(answers.detach())}
         return loss, told | _by_kind(right, batch["questions"][learned], batch["kinds"])
 
@@ -73,12 +73,12 @@ def decode_packed(
     text: QwenVLTextModel,
     embeddings: Tensor,
     batch: dict[str, Tensor],
-    looks: list[Tensor] | None = None,
+    looks: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Run the decoder over packed rows: (N, hidden) in and out.
 
     Everything but attention works on single tokens, so only attention pays for padding. `looks`
-    gets the losses of the heads that have pointers.
+    gets the losses of the heads that have pointers, as `look <layer>.<head>`.
     """
     rows, offsets = batch["rows"], batch["offsets"]
     shape = int(rows.max()) + 1, int(offsets.max()) + 1
@@ -88,11 +88,11 @@ def decode_packed(
     layers: Iterable[Any] = text.layers
     for number, layer in enumerate(layers):
         pointed = None if looks is None else looks_of(batch, number)
-        mixed, look = _attend(layer.self_attn, layer.input_layernorm(x), rotation, mask,
-                              rows * shape[1] + offsets, pointed)  # fmt: skip
+        mixed, missed = _attend(layer.self_attn, layer.input_layernorm(x), rotation, mask,
+                                rows * shape[1] + offsets, pointed)  # fmt: skip
         x = x + mixed
-        if looks is not None and look is not None:
-            looks.append(look)
+        if looks is not None:
+            looks |= {f"look {number}.{head}": loss for head, loss in missed.items()}
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     out: Tensor = text.norm(x)
     return out
@@ -105,7 +105,7 @@ def _attend(
     mask: Tensor,
     places: Tensor,
     pointed: Looks | None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, dict[int, Tensor]]:
     heads = (1, len(x), -1, attention.head_dim)
     q, k, v = (
         project(x).view(heads).transpose(1, 2)
@@ -119,13 +119,10 @@ def _attend(
         padded = padded.index_put((places,), tokens)
         return padded.view(mask.shape[0], mask.shape[2], *tokens.shape[1:]).transpose(1, 2)
 
-    keys = spread(k)
-    mixed = F.scaled_dot_product_attention(spread(q), keys, spread(v), attn_mask=mask)
+    queries, keys = spread(q), spread(k)
+    mixed = F.scaled_dot_product_attention(queries, keys, spread(v), attn_mask=mask)
     out: Tensor = attention.o_proj(mixed.transpose(1, 2).flatten(0, 1)[places].flatten(1))
-    if pointed is None:
-        return out, None
-    allowed = mask[:, 0].flatten(0, 1)[places[pointed.tokens]]
-    return out, pointed.loss(q[0, 0], keys[:, 0], allowed)
+    return out, {} if pointed is None else pointed.losses(queries, keys, mask)
 
 
 def block_mask(rows: Tensor, offsets: Tensor, segments: Tensor, shape: tuple[int, int]) -> Tensor:

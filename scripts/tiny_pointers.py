@@ -1,9 +1,10 @@
-"""Where in a picture an answer has to look: a second target for two attention heads.
+"""Where an answer has to look: a second target for a few attention heads.
 
-To tell an object's box, a model has to find the object by two properties at once, and nothing in
-the loss says so before it has been found: from answers alone this took longer than anything else.
-So the training also asks two heads to look there: one of the second layer where a question has
-named an object, one of the third layer where a coordinate or a printed character is told. The heads
+To tell an object's box, a model has to find the object by two properties at once; to count, it has
+to spread its attention over all of a kind; to choose, it has to find the option that says what it
+has seen. Nothing in the loss of the answers says so before it has been found, and that took longer
+than anything else. So the training also tells some heads where to look: at cells of a picture, at
+words of the question, or, where there is nothing to be found, at the row's first token. The heads
 are the model's own; only this loss is thrown away.
 """
 
@@ -11,114 +12,205 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tiktoken
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from qwen_vl.scene_drawing import Box, Scene
+from qwen_vl.scene_drawing import Scene
 from qwen_vl.scene_tasks import Question
-from scripts.tiny_cells import CELLS, cells_of
+from scripts.tiny_cells import CELLS, cells_of, own_cell
+from scripts.tiny_prompts import Asked
 
-NAMED, TOLD = 1, 2  # the layer whose first head looks
-_SHOWN_IN_ANSWER = ("grounding", "dialogue")
+
+class Head(NamedTuple):
+    """An attention head of the decoder, both counted from nought."""
+
+    layer: int
+    number: int
+
+
+# what the head looks at, from which token
+NAMED = Head(1, 0)  # the thing in the first picture, from the end of its name
+NAMED_SECOND = Head(1, 1)  # the same in the second picture
+TOLD = Head(2, 0)  # what is told next: digits of a box, characters, names, a colour, a value
+ONE, OTHER = Head(2, 1), Head(2, 2)  # the two names of a relation, from where it is answered
+COUNTED = Head(2, 3)  # one cell of each thing counted, and the row's first token, evenly
+COUNTED_SECOND = Head(2, 2)  # the same in the second picture
+CHOSEN = Head(3, 0)  # the right option
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """A token of a question, and the cells that it is about."""
+    """A token of a question, and what it has to look at.
+
+    `cells` are counted through all pictures, `tokens` in the question. Without either it is the
+    row's first token. The head may look at any of them, or, with `evenly`, has to look at all alike
+    and as much at the first token: how much is left there then tells their number.
+    """
 
     place: int
-    layer: int
-    cells: tuple[int, ...]
+    head: Head
+    cells: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+    evenly: bool = False
+
+    @property
+    def first(self) -> bool:
+        """Whether the row's first token is among what it looks at."""
+        return self.evenly or not (self.cells or self.tokens)
 
 
 def pointers(
-    ids: Sequence[int], question: Question, scene: Scene, encoding: tiktoken.Encoding
+    asked: Asked, question: Question, scenes: Sequence[Scene], encoding: tiktoken.Encoding
 ) -> tuple[Pointer, ...]:
     """Find what a question's tokens are about.
 
     Args:
-        ids: the question's turns and its answer.
+        asked: the question's turns and its answer as ids.
         question: what they were made of.
-        scene: what it is about.
+        scenes: the pictures.
         encoding: what made the ids.
     """
-    pieces = [encoding.decode_single_token_bytes(one) for one in ids]
-    ends = np.cumsum([len(piece) for piece in pieces])
-    whole = b"".join(pieces)
-    found = [*_named(whole, ends, question, scene), *_boxes(whole, ends, question)]
-    if question.kind == "reading" and scene.printed:
-        found += _characters(whole, ends, question.answer, scene.printed.boxes)
+    text = _Text(asked, encoding)
+    if question.kind == "comparison":
+        return tuple(_compared(text, question, scenes))
+    (scene,) = scenes
+    found = [*_named(text, question, scene), *_told(text, question, scene)]
+    if question.counts:
+        cells = tuple(own_cell(box) for box in question.about)
+        found.append(Pointer(text.asking, COUNTED, cells, evenly=True))
+    if question.kind == "relation":
+        for head, box in zip((ONE, OTHER), question.about, strict=True):
+            name = next(t.name(question.language) for t in scene.objects if t.box == box)
+            found.append(Pointer(text.asking, head, tokens=(text.last(name),)))
+    if question.kind == "choice":
+        found += _chosen(text, question)
     return tuple(found)
 
 
-def _named(
-    whole: bytes, ends: NDArray[np.int64], question: Question, scene: Scene
-) -> Iterator[Pointer]:
-    for thing in scene.objects:
-        name = thing.name(question.language).encode()
-        at = whole.find(name)
+class _Text:
+    """The question's turns as bytes, and which token each byte is in."""
+
+    def __init__(self, asked: Asked, encoding: tiktoken.Encoding) -> None:
+        pieces = [encoding.decode_single_token_bytes(one) for one in asked.ids]
+        self._ends = np.cumsum([len(piece) for piece in pieces])
+        self.whole = b"".join(pieces)
+        learned = np.array(asked.learned)
+        starts = np.flatnonzero(learned[1:] & ~learned[:-1])
+        self.asking = int(starts[-1])  # the token that has to know how the answer begins
+        self.answer = int(self._ends[self.asking])  # the answer's first byte
+
+    def token(self, byte: int) -> int:
+        return int(np.searchsorted(self._ends, byte, side="right"))
+
+    def last(self, words: str, *, start: int = 0) -> int:
+        """The last token of the words, where they first are."""
+        told = words.encode()
+        return self.token(self.whole.index(told, start) + len(told) - 1)
+
+    def places(self, words: str) -> Iterator[int]:
+        """Where the words begin, every time, in bytes."""
+        at = self.whole.find(words.encode())
         while at >= 0:
-            yield Pointer(_token(ends, at + len(name) - 1), NAMED, cells_of(thing.box))
-            at = whole.find(name, at + 1)
+            yield at
+            at = self.whole.find(words.encode(), at + 1)
 
 
-def _boxes(whole: bytes, ends: NDArray[np.int64], question: Question) -> Iterator[Pointer]:
-    """Each digit of a told box; the token before a digit is what has to know it."""
-    if question.box is None or question.kind not in _SHOWN_IN_ANSWER:
-        return
-    start = whole.rfind(b"<box>")
-    for at in range(start, len(whole)):
-        if whole[at : at + 1].isdigit():
-            yield Pointer(_token(ends, at) - 1, TOLD, cells_of(question.box))
+def _named(text: _Text, question: Question, scene: Scene) -> Iterator[Pointer]:
+    for thing in scene.objects:
+        name = thing.name(question.language)
+        for at in text.places(name):
+            yield Pointer(text.token(at + len(name.encode()) - 1), NAMED, cells_of(thing.box))
+    if question.kind == "presence" and not question.about:
+        yield Pointer(text.last(question.sought), NAMED)
 
 
-def _characters(
-    whole: bytes, ends: NDArray[np.int64], text: str, boxes: Sequence[Box]
-) -> Iterator[Pointer]:
-    start = whole.rfind(text.encode())
-    for number, box in enumerate(boxes):
-        yield Pointer(_token(ends, start + number) - 1, TOLD, cells_of(box, wide=True))
+def _told(text: _Text, question: Question, scene: Scene) -> Iterator[Pointer]:
+    if question.box is not None:
+        cells, start = cells_of(question.box), text.whole.rindex(b"<box>")
+        for at in range(start, len(text.whole)):
+            if text.whole[at : at + 1].isdigit():
+                yield Pointer(text.token(at) - 1, TOLD, cells)
+    elif question.kind in ("caption", "region"):
+        yield from _names_told(text, question, scene)
+    elif len(question.about) == 1 and not question.counts:
+        yield Pointer(text.asking, TOLD, cells_of(question.about[0]))
+    if scene.printed and scene.printed.text in question.answer:
+        start = text.whole.rindex(scene.printed.text.encode())
+        for number, box in enumerate(scene.printed.boxes):
+            byte = start + len(scene.printed.text[:number].encode())
+            yield Pointer(text.token(byte) - 1, TOLD, cells_of(box, wide=True))
 
 
-def _token(ends: NDArray[np.int64], byte: int) -> int:
-    return int(np.searchsorted(ends, byte, side="right"))
+def _names_told(text: _Text, question: Question, scene: Scene) -> Iterator[Pointer]:
+    """What a name in an answer is of: the token before each of its tokens has to see it."""
+    for thing in scene.objects:
+        name = thing.name(question.language)
+        for at in text.places(name):
+            if at >= text.answer:
+                tokens = {text.token(byte) for byte in range(at, at + len(name.encode()))}
+                for token in sorted(tokens):
+                    yield Pointer(token - 1, TOLD, cells_of(thing.box))
 
 
-def as_masks(found: Sequence[Pointer]) -> NDArray[np.bool_]:
-    """(pointers, 64): which cells each is about."""
-    masks = np.zeros((len(found), CELLS), bool)
-    for mask, pointer in zip(masks, found, strict=True):
-        mask[list(pointer.cells)] = True
-    return masks
+def _chosen(text: _Text, question: Question) -> Iterator[Pointer]:
+    right = question.choices["ABCD".index(question.answer)]
+    line = f"{question.answer}. {right}"
+    if line.encode() in text.whole:
+        yield Pointer(text.asking, CHOSEN, tokens=(text.last(line),))
+
+
+def _compared(text: _Text, question: Question, scenes: Sequence[Scene]) -> Iterator[Pointer]:
+    heads = ((NAMED, COUNTED), (NAMED_SECOND, COUNTED_SECOND))
+    for number, (scene, (named, counted)) in enumerate(zip(scenes, heads, strict=True)):
+        before = number * CELLS
+        if not question.sought:
+            cells = tuple(before + own_cell(thing.box) for thing in scene.objects)
+            yield Pointer(text.asking, counted, cells, evenly=True)
+            continue
+        shown = [
+            t.box for t in scene.objects if t.name(question.language).endswith(question.sought)
+        ]
+        found = {before + cell for box in shown for cell in cells_of(box)}
+        yield Pointer(text.last(question.sought), named, tuple(sorted(found)))
 
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """The pointers of a batch that one layer's first head answers for."""
+    """The pointers of a batch that one layer answers for."""
 
-    tokens: Tensor  # (P,) in the flat batch
+    heads: Tensor  # (P,)
     rows: Tensor  # (P,)
-    visual: Tensor  # (P,) place of the row's first visual token in the row
-    cells: Tensor  # (P, 64)
+    offsets: Tensor  # (P,) of the token in its row
+    keys: Tensor  # (P, length): what it has to look at
+    evenly: Tensor  # (P,)
 
-    def loss(self, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-        """Mean of −log(share of the head's attention that lies on the cells).
+    def losses(self, q: Tensor, k: Tensor, mask: Tensor) -> dict[int, Tensor]:
+        """For each head the mean of what its pointers miss.
+
+        A pointer misses −log(share of the attention that lies on its keys); one that has to look
+        evenly, the mean of −log(share · number of keys) over its keys, which is nought when even.
 
         Args:
-            q: (N, width) of all tokens.
-            k: (rows, length, width), padded.
-            mask: (P, length) of the keys that each may look at.
+            q: (rows, heads, length, width), padded.
+            k: as `q`.
+            mask: (rows, 1, length, length): what each token may look at.
         """
-        scores = (k[self.rows] @ q[self.tokens][:, :, None])[..., 0] * q.shape[-1] ** -0.5
-        scores = scores.masked_fill(~mask, -torch.inf)
-        seen = self.visual[:, None] + torch.arange(CELLS)
-        on = scores.gather(1, seen).masked_fill(~self.cells, -torch.inf)
-        missed: Tensor = (scores.logsumexp(1) - on.logsumexp(1)).mean()
-        return missed
+        found = {}
+        for head in sorted(set(self.heads.tolist())):
+            mine = self.heads == head
+            rows, offsets, keys = self.rows[mine], self.offsets[mine], self.keys[mine]
+            scores = (q[:, head] @ k[:, head].mT)[rows, offsets] * q.shape[-1] ** -0.5
+            scores = scores.masked_fill(~mask[rows, 0, offsets], -torch.inf)
+            count = keys.sum(1)
+            on = scores.masked_fill(~keys, -torch.inf).logsumexp(1)
+            mean = scores.masked_fill(~keys, 0.0).sum(1) / count + count.log()
+            missed = scores.logsumexp(1) - torch.where(self.evenly[mine], mean, on)
+            found[head] = missed.mean()
+        return found
 
 
 def looks_of(batch: dict[str, Tensor], layer: int) -> Looks | None:
@@ -127,5 +219,5 @@ def looks_of(batch: dict[str, Tensor], layer: int) -> Looks | None:
     if not bool(mine.any()):
         return None
     tokens = batch["pointer_tokens"][mine]
-    return Looks(tokens, batch["rows"][tokens], batch["pointer_visual"][mine],
-                 batch["pointer_cells"][mine])  # fmt: skip
+    return Looks(batch["pointer_heads"][mine], batch["rows"][tokens], batch["offsets"][tokens],
+                 batch["pointer_keys"][mine], batch["pointer_evenly"][mine])  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ from qwen_vl.scene_tasks import (
 from qwen_vl.scene_words import LANGUAGES
 from qwen_vl.scenes import KINDS
 from scripts.tiny_model import IMAGE_TOKENS
-from scripts.tiny_pointers import Pointer, as_masks, pointers
+from scripts.tiny_pointers import Pointer, pointers
 from scripts.tiny_prompts import Asked, Writer
 from scripts.tiny_scenes import pick_kind, pixels, training_dice, training_style
 
@@ -104,7 +104,7 @@ def make_row(
         asked = _write(dice, writer, question, plain=plain)
         if asked is not None and asked.ids not in found and len(asked.ids) <= room:
             found[asked.ids] = asked
-            points.append(pointers(asked.ids, question, scene, writer.encoding))
+            points.append(pointers(asked, question, (scene,), writer.encoding))
             room -= len(asked.ids)
         if len(found) == _QUESTIONS:
             break
@@ -126,12 +126,17 @@ def _pair_row(dice: Dice, writer: Writer, style: Style) -> Row:
     two = (draw_shapes(dice, style, text=False), draw_shapes(dice, style, text=False))
     prefix = writer.chat_prefix(2, labelled=True)
     found: dict[tuple[int, ...], Asked] = {}
+    points: list[tuple[Pointer, ...]] = []
     for _ in range(2 * _QUESTIONS):
         question = compare(dice, two, dice.pick(LANGUAGES))
-        if question is not None and len(found) < _QUESTIONS:
-            asked = writer.chat(question)
+        if question is None or len(found) == _QUESTIONS:
+            continue
+        asked = writer.chat(question)
+        if asked.ids not in found:
             found[asked.ids] = asked
-    return Row((two[0].image, two[1].image), tuple(prefix), tuple(found.values()))
+            points.append(pointers(asked, question, two, writer.encoding))
+    images = (two[0].image, two[1].image)
+    return Row(images, tuple(prefix), tuple(found.values()), tuple(points))
 
 
 def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
@@ -141,12 +146,12 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     `segments` (0 for the prefix), `labels` (the next token, -100 where none is learned), `weights`
     (answer length ** -0.5), `questions` (number in the batch, -1 in prefixes); `kinds` of the Q
     questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order. Of
-    the P pointers: `pointer_tokens` (place in N), `pointer_layers`, `pointer_visual` (place of the
-    first visual token in the row) and `pointer_cells` (P, 64).
+    the P pointers: `pointer_tokens` (place in N), `pointer_layers`, `pointer_heads`,
+    `pointer_evenly`, and `pointer_keys` (P, longest row): the places in the row to look at.
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _FLAT}
     kinds: list[int] = []
-    points: list[tuple[int, int, Pointer]] = []
+    points: list[_Point] = []
     before = 0
     for number, row in enumerate(rows):
         start = len(row.prefix)
@@ -164,23 +169,35 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     shown = [pixels(image) for row in rows for image in row.images]
     places = np.flatnonzero(flat["ids"] == pad_id)
     assert len(places) == IMAGE_TOKENS * len(shown)  # noqa: S101  prefixes hold whole spans
-    pointed = {
-        "pointer_tokens": np.array([token for token, _, _ in points], np.int64),
-        "pointer_visual": np.array([visual for _, visual, _ in points], np.int64),
-        "pointer_layers": np.array([one.layer for _, _, one in points], np.int64),
-        "pointer_cells": as_masks([one for _, _, one in points]),
+    keys = np.zeros((len(points), int(flat["offsets"].max()) + 1), bool)
+    for mask, point in zip(keys, points, strict=True):
+        mask[list(point.keys)] = True
+    flat |= {
+        "pointer_tokens": np.array([point.token for point in points], np.int64),
+        "pointer_layers": np.array([point.pointer.head.layer for point in points], np.int64),
+        "pointer_heads": np.array([point.pointer.head.number for point in points], np.int64),
+        "pointer_evenly": np.array([point.pointer.evenly for point in points], bool),
+        "pointer_keys": keys,
     }
-    flat |= pointed
     return {**flat, "kinds": np.array(kinds), "pixels": np.stack(shown), "places": places}
 
 
-def _points(row: Row, before: int, pad_id: int) -> Iterator[tuple[int, int, Pointer]]:
-    """(place in the batch, place of the first visual token in the row, pointer)."""
-    at = before + len(row.prefix)
+class _Point(NamedTuple):
+    """A pointer where it lies: its token's place in the batch, its keys' places in the row."""
+
+    token: int
+    keys: tuple[int, ...]
+    pointer: Pointer
+
+
+def _points(row: Row, before: int, pad_id: int) -> Iterator[_Point]:
+    visual = [place for place, token in enumerate(row.prefix) if token == pad_id]
+    start = len(row.prefix)
     for asked, found in zip(row.asked, row.pointers, strict=False):
         for one in found:
-            yield at + one.place, row.prefix.index(pad_id), one
-        at += len(asked.ids)
+            keys = [*(visual[cell] for cell in one.cells), *(start + n for n in one.tokens)]
+            yield _Point(before + start + one.place, (*keys, *[0][: one.first]), one)
+        start += len(asked.ids)
 
 
 def _append(

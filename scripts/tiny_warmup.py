@@ -23,6 +23,7 @@ from scripts.tiny_scenes import pixels, warmup_scene
 BATCH = 48
 _EMPTY_WEIGHT = 0.25  # most cells show nothing
 _MUON, _ADAM = 0.02, 1e-3
+_EDGES = 40.0  # of the gap, a share of the picture: it is some hundredths where digits are chance
 
 
 class CellHeads(nn.Module):
@@ -67,7 +68,7 @@ def cell_loss(out: Tensor, targets: dict[str, Tensor], *, measure: bool) -> Cell
             share = _share(logits.argmax(-1)[filled] == truth[filled])
             right[name] = right.get(name, 0.0) + share / (DIGITS // 2)
     gaps = (parts[-1] - targets["places"].mT)[filled].abs()
-    loss = loss + 4 * gaps.mean()
+    loss = loss + _EDGES * gaps.mean()
     if measure:
         right["edge gap"] = float(gaps.detach()[:, 2:].mean())
     return CellLoss(loss, right)

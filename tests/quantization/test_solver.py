@@ -89,6 +89,42 @@ def test_the_defaults_beat_the_plain_settings() -> None:
     assert errors[0] < errors[1]
 
 
+@pytest.mark.parametrize("act_order", ["none", "static"])
+def test_the_conditional_weight_is_what_later_columns_cannot_make_up_for(act_order: str) -> None:
+    layer = problem(4)
+    config = dataclasses.replace(PLAIN, act_order=act_order, damping=0.01)
+    factor = factor_hessian(layer.hessian, config)
+    damped = layer.hessian.double()
+    damped.diagonal().copy_(factor.filled)
+
+    weights = factor.importance("conditional")
+
+    assert weights is not None
+    for place, column in enumerate(factor.order.tolist()):
+        later = factor.order[place + 1 :]
+        # a Schur complement: the error's cost when all later columns answer it with real numbers
+        across = damped[column, later]
+        answer = torch.linalg.solve(damped[later][:, later], across)
+        left = damped[column, column] - across @ answer
+        assert float(weights[column]) == pytest.approx(float(left), rel=1e-3)
+
+
+def test_conditional_weights_choose_better_scales_than_the_diagonal() -> None:
+    layers = [problem(seed) for seed in range(8)]
+    plain = dataclasses.replace(PLAIN, act_order="static", damping=0.01)
+
+    errors = {
+        search: sum(
+            layer.error(quantize_linear(layer.weight, layer.hessian, config).weight())
+            for layer in layers
+        )
+        for search in ("hessian", "conditional")
+        for config in [dataclasses.replace(plain, scale_search=search)]
+    }
+
+    assert errors["conditional"] < errors["hessian"]
+
+
 def test_the_result_unpacks_and_packs_as_the_files_want_it() -> None:
     layer = problem(1)
     result = quantize_linear(layer.weight, layer.hessian, PLAIN)

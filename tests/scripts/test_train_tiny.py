@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,38 @@ from qwen_vl.loading import load_tokenizer
 from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.ranks import IMG_START, build_encoding, parse_ranks
 from qwen_vl.scene_dice import split_dice
-from qwen_vl.scene_drawing import GRID, draw, draw_shapes
-from qwen_vl.scene_tasks import Question, ground, read
-from qwen_vl.scene_words import COLOURS
+from qwen_vl.scene_drawing import GRID, Scene, draw, draw_shapes
+from qwen_vl.scene_pairs import compare
+from qwen_vl.scene_tasks import (
+    Question,
+    ask_presence,
+    choose,
+    count_things,
+    describe,
+    ground,
+    read,
+    relate,
+)
+from qwen_vl.scene_words import COLOURS, LANGUAGES, Language
 from qwen_vl.scenes import MIXED, PORTABLE, Sample, samples
-from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets, cells_of
-from scripts.tiny_language import Language, decode_packed
+from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets, cells_of, own_cell
+from scripts.tiny_language import Language as LanguageStage
+from scripts.tiny_language import decode_packed
 from scripts.tiny_model import IMAGE_SIZE, IMAGE_TOKENS, fresh_model, original_config
 from scripts.tiny_muon import orthogonalised
-from scripts.tiny_pointers import NAMED, TOLD, Looks, pointers
+from scripts.tiny_pointers import (
+    CHOSEN,
+    COUNTED,
+    COUNTED_SECOND,
+    NAMED,
+    NAMED_SECOND,
+    ONE,
+    OTHER,
+    TOLD,
+    Head,
+    Looks,
+    pointers,
+)
 from scripts.tiny_prompts import Writer
 from scripts.tiny_rows import LanguageBatches, make_row, pack
 from scripts.tiny_running import Plan, Run, rate
@@ -125,25 +149,152 @@ def test_only_answers_and_their_ends_are_learned(writer: Writer) -> None:
         start += len(asked.ids)
 
 
-def test_heads_are_told_to_look_where_the_object_is_that_the_text_names(writer: Writer) -> None:
-    seen: set[tuple[str, int]] = set()
-    for n in range(12):
-        dice = split_dice("train", 21, n)
-        scene = draw_shapes(dice, PORTABLE, text=False)
-        for question in (q for _ in range(3) for q in [ground(dice, scene, "en")] if q):
-            ids = writer.chat(question).ids
+def _pointed(writer: Writer, question: Question, scenes: tuple[Scene, ...]) -> dict[Head, Any]:
+    """What each head is pointed at, by the text up to the token that looks."""
+    asked = writer.chat(question)
+    found: dict[Head, Any] = {}
+    for one in pointers(asked, question, scenes, writer.encoding):
+        told = writer.encoding.decode(list(asked.ids[: one.place + 1]))
+        words = [writer.encoding.decode([asked.ids[place]]) for place in one.tokens]
+        found.setdefault(one.head, []).append((told, one, words))
+    return found
+
+
+def _asked(task: Any, scene: Scene, language: Language, n: int) -> Iterator[Question]:
+    for turn in range(8):
+        question = task(split_dice("train", 31, n, turn), scene, language)
+        if question is not None:
+            yield question
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_heads_are_told_to_look_where_the_object_is_that_the_text_names(
+    writer: Writer, language: Language
+) -> None:
+    for n in range(6):
+        scene = draw_shapes(split_dice("train", 21, n), PORTABLE, text=False)
+        for question in _asked(ground, scene, language, n):
             thing = next(t for t in scene.objects if t.box == question.box)
-            for one in pointers(ids, question, scene, writer.encoding):
-                shown = [writer.encoding.decode([token]) for token in ids[: one.place + 2]]
-                boxes = [t.box for t in scene.objects if cells_of(t.box) == one.cells]
-                if one.layer == NAMED:
-                    assert shown[-2].strip() == thing.shape.en
-                    assert thing.box in boxes
-                else:
-                    assert shown[-1].isdigit()
-                    assert boxes == [question.box]
-                seen.add((question.kind, one.layer))
-    assert seen == {("grounding", NAMED), ("grounding", TOLD)}
+            found = _pointed(writer, question, (scene,))
+            assert set(found) == {NAMED, TOLD}
+            assert len(found[NAMED]) == 2  # in the question and in the answer
+            for told, one, _ in found[NAMED]:
+                assert told.endswith(thing.name(language))
+                assert one.cells == cells_of(thing.box)
+            box = thing.tagged(language).partition("<box>")[2]
+            assert len(found[TOLD]) == sum(sign.isdigit() for sign in box)
+            assert all(one.cells == cells_of(thing.box) for _, one, _ in found[TOLD])
+            assert all(told[-1] in "(,0123456789" for told, _, _ in found[TOLD])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_counting_looks_at_one_cell_of_each_and_at_the_first_token(
+    writer: Writer, language: Language
+) -> None:
+    numbers = set()
+    for n in range(8):
+        scene = draw_shapes(split_dice("train", 22, n), PORTABLE)
+        own = {own_cell(thing.box): thing for thing in scene.objects}
+        for question in _asked(count_things, scene, language, n):
+            ((told, one, _),) = _pointed(writer, question, (scene,))[COUNTED]
+            assert told.endswith("assistant\n")
+            assert one.evenly
+            assert len(set(one.cells)) == int(question.answer)
+            things = [own[cell] for cell in one.cells]
+            words = [
+                t.colour.word(language) for t in things if t.colour.word(language) in question.text
+            ] + [t.shape.zh for t in things if t.shape.zh in question.text]
+            plural = all(t.shape.plural in question.text for t in things)
+            everything = len(things) == len(scene.objects)
+            assert everything or plural or len(words) >= len(things)
+            numbers.add(int(question.answer))
+    assert len(numbers) > 3
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_relation_looks_at_both_names_and_a_choice_at_the_right_option(
+    writer: Writer, language: Language
+) -> None:
+    seen = set()
+    for n in range(8):
+        scene = draw_shapes(split_dice("train", 23, n), PORTABLE)
+        for question in _asked(relate, scene, language, n):
+            found = _pointed(writer, question, (scene,))
+            ((told, _, one),), ((_, _, other),) = found[ONE], found[OTHER]
+            assert told.endswith("assistant\n")
+            assert not told.endswith(question.answer)
+            names = [next(t for t in scene.objects if t.box == box) for box in question.about]
+            assert question.text.index(names[0].name(language)) < question.text.index(
+                names[1].name(language)
+            )
+            for (word,), thing in zip((one, other), names, strict=True):
+                assert thing.name(language).endswith(word.strip())
+            seen.add("relation")
+        for question in _asked(choose, scene, language, n):
+            right = question.choices["ABCD".index(question.answer)]
+            found = _pointed(writer, question, (scene,))
+            ((_, _, (word,)),) = found[CHOSEN]
+            assert right.endswith(word.strip())
+            assert (COUNTED if right.isdigit() else TOLD) in found
+            seen.add("number" if right.isdigit() else "word")
+    assert seen == {"relation", "number", "word"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_not_there_is_looked_for_at_the_first_token(
+    writer: Writer, language: Language
+) -> None:
+    answers = set()
+    for n in range(6):
+        scene = draw_shapes(split_dice("train", 24, n), PORTABLE)
+        for question in _asked(ask_presence, scene, language, n):
+            (told, one, _), *_ = _pointed(writer, question, (scene,))[NAMED]
+            shown = [t for t in scene.objects if t.name(language) == question.sought]
+            assert told.endswith(question.sought)
+            assert one.cells == (cells_of(shown[0].box) if shown else ())
+            assert one.first == (not shown)
+            answers.add(bool(shown))
+    assert answers == {True, False}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_two_pictures_are_looked_at_apart(writer: Writer, language: Language) -> None:
+    kinds = set()
+    for n in range(12):
+        dice = split_dice("train", 25, n)
+        two = (draw_shapes(dice, PORTABLE, text=False), draw_shapes(dice, PORTABLE, text=False))
+        question = compare(dice, two, language)
+        if question is None:
+            continue
+        found = _pointed(writer, question, two)
+        heads = (NAMED, NAMED_SECOND) if question.sought else (COUNTED, COUNTED_SECOND)
+        assert set(found) == set(heads)
+        for number, (scene, head) in enumerate(zip(two, heads, strict=True)):
+            ((_, one, _),) = found[head]
+            assert {cell // CELLS for cell in one.cells} <= {number}
+            cells = {cell % CELLS for cell in one.cells}
+            if question.sought:
+                shown = [t.box for t in scene.objects if question.sought in t.name(language)]
+                assert cells == {cell for box in shown for cell in cells_of(box)}
+            else:
+                assert cells == {own_cell(thing.box) for thing in scene.objects}
+        kinds.add(bool(question.sought))
+    assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_caption_looks_at_each_thing_as_it_names_it(writer: Writer, language: Language) -> None:
+    scene = draw_shapes(split_dice("train", 26), PORTABLE, text=True)
+    (question, *_) = _asked(describe, scene, language, 0)
+    found = _pointed(writer, question, (scene,))
+
+    for thing in scene.objects:
+        mine = [told for told, one, _ in found[TOLD] if one.cells == cells_of(thing.box)]
+        before = question.answer.partition(thing.name(language))[0]
+        assert mine[0].endswith(before.rstrip())
+    assert scene.printed is not None
+    characters = [one.cells for _, one, _ in found[TOLD]][-len(scene.printed.text) :]
+    assert characters == [cells_of(box, wide=True) for box in scene.printed.boxes]
 
 
 def test_each_printed_character_points_to_its_own_cells(writer: Writer) -> None:
@@ -151,49 +302,90 @@ def test_each_printed_character_points_to_its_own_cells(writer: Writer) -> None:
     question = read(split_dice("train", 6), scene, "en")
     assert question is not None
     assert scene.printed is not None
-    ids = writer.chat(question).ids
+    asked = writer.chat(question)
 
-    found = pointers(ids, question, scene, writer.encoding)
+    found = pointers(asked, question, (scene,), writer.encoding)
 
-    told = "".join(writer.encoding.decode([ids[one.place + 1]]) for one in found)
+    told = "".join(writer.encoding.decode([asked.ids[one.place + 1]]) for one in found)
     assert told == question.answer
     cells = [cells_of(box, wide=True) for box in scene.printed.boxes]
     assert [one.cells for one in found] == cells
 
 
+def test_pointers_lie_where_the_batch_has_their_keys(writer: Writer) -> None:
+    rows = [make_row(split_dice("train", 7, n), writer, PORTABLE) for n in range(12)]
+    batch = pack(rows, writer.pad_id)
+    starts = [int(np.flatnonzero(batch["rows"] == number)[0]) for number in range(len(rows))]
+
+    number = 0
+    for row, start in zip(rows, starts, strict=True):
+        at = len(row.prefix)
+        for asked, points in zip(row.asked, row.pointers, strict=False):
+            for one in points:
+                token = int(batch["pointer_tokens"][number])
+                keys = np.flatnonzero(batch["pointer_keys"][number])
+                assert token == start + at + one.place
+                shown = [k for k in keys if batch["ids"][start + k] == writer.pad_id]
+                assert len(shown) == len(one.cells)
+                assert (0 in keys) == one.first
+                words = [k - at for k in keys if k >= at]
+                assert words == list(one.tokens)
+                number += 1
+            at += len(asked.ids)
+    assert number == len(batch["pointer_tokens"]) > 100
+    assert {len(row.images) for row in rows} >= {1, 2}
+
+
 def test_the_loss_of_a_look_is_what_the_head_does_not_see() -> None:
     torch.manual_seed(0)
-    q, k = torch.randn(3, 8), torch.randn(2, 70, 8)
-    cells = torch.zeros(2, CELLS, dtype=torch.bool)
-    cells[0, 5], cells[1, 10:12] = True, True
-    looks = Looks(torch.tensor([0, 2]), torch.tensor([1, 0]), torch.tensor([2, 3]), cells)
-    mask = torch.arange(70)[None] < torch.tensor([[68], [69]])
+    q, k = torch.randn(2, 3, 70, 8), torch.randn(2, 3, 70, 8)
+    mask = torch.ones(70, 70, dtype=torch.bool).tril().expand(2, 1, 70, 70)
+    looked = ((0, 1, 60, [5], False), (0, 0, 50, [7, 8], False), (2, 1, 40, [0, 3, 9], True))
+    keys = torch.zeros(len(looked), 70, dtype=torch.bool)
+    expected: dict[int, list[torch.Tensor]] = {}
+    for number, (head, row, token, on, evenly) in enumerate(looked):
+        keys[number, on] = True
+        weights = (k[row, head, : token + 1] @ q[row, head, token] / 8**0.5).softmax(0)
+        share = (len(on) * weights[on]).log().mean() if evenly else weights[on].sum().log()
+        expected.setdefault(head, []).append(-share)
+    heads, rows, tokens, _, evenly = zip(*looked, strict=True)
+    looks = Looks(torch.tensor(heads), torch.tensor(rows), torch.tensor(tokens), keys,
+                  torch.tensor(evenly))  # fmt: skip
 
-    shares = []
-    for token, row, first, length, on in ((0, 1, 2, 68, [5]), (2, 0, 3, 69, [10, 11])):
-        weights = (k[row, :length] @ q[token] / 8**0.5).softmax(0)
-        shares.append(weights[[first + cell for cell in on]].sum())
-    expected = -(shares[0].log() + shares[1].log()) / 2
+    found = looks.losses(q, k, mask)
 
-    assert torch.allclose(looks.loss(q, k, mask), expected)
+    assert found.keys() == expected.keys() == {0, 2}
+    for head, losses in expected.items():
+        assert torch.allclose(found[head], torch.stack(losses).mean(), atol=1e-5)
+
+
+def test_an_even_look_costs_nothing() -> None:
+    keys = torch.zeros(1, 6, dtype=torch.bool)
+    keys[0, [0, 2, 4]] = True
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
+    k = torch.where(keys[0], 100.0, -100.0)[None, None, :, None]
+    looks = Looks(*(torch.tensor([n]) for n in (0, 0, 5)), keys, torch.tensor([True]))
+
+    assert float(looks.losses(torch.ones(1, 1, 6, 1), k, mask)[0]) == pytest.approx(0, abs=1e-5)
 
 
 @torch.no_grad()
 def test_looking_changes_nothing_that_the_model_computes(
     model: QwenVLForConditionalGeneration, writer: Writer
 ) -> None:
-    rows = [make_row(split_dice("train", 3, n), writer, PORTABLE) for n in range(8)]
+    rows = [make_row(split_dice("train", 3, n), writer, PORTABLE) for n in range(30)]
     batch = {k: torch.from_numpy(v) for k, v in pack(rows, writer.pad_id).items()}
     text = model.model.language_model
     embeddings = text.embed_tokens(batch["ids"])
-    looks: list[torch.Tensor] = []
+    looks: dict[str, torch.Tensor] = {}
 
     with_looks = decode_packed(text, embeddings, batch, looks)
 
     assert torch.equal(with_looks, decode_packed(text, embeddings, batch))
-    assert len(looks) == 2
-    # an untrained head looks everywhere alike: some four of about a hundred keys are right
-    assert all(1.5 < float(look) < 5 for look in looks)
+    heads = (NAMED, NAMED_SECOND, TOLD, ONE, OTHER, COUNTED, CHOSEN)
+    assert looks.keys() == {f"look {layer}.{number}" for layer, number in heads}
+    # an untrained head looks everywhere alike, at a hundred keys or two, of which a few are right
+    assert all(1.5 < float(look) < 6 for look in looks.values())
 
 
 def test_every_template_word_is_one_token(writer: Writer) -> None:
@@ -239,7 +431,7 @@ def test_the_vision_side_moves_only_in_the_joint_stage(
 ) -> None:
     torch.manual_seed(0)
     model = fresh_model(rank_file.count(b"\n"))
-    stage = Language(model, vision=0.0005 if follows else 0.0)
+    stage = LanguageStage(model, vision=0.0005 if follows else 0.0)
     rows = [make_row(split_dice("train", 3, n), writer, PORTABLE) for n in range(2)]
     batch = {k: torch.from_numpy(v) for k, v in pack(rows, writer.pad_id).items()}
     before = {name: value.clone() for name, value in model.state_dict().items()}
