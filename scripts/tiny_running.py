@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model_store.files import write_text
 
 _RISE = 40  # steps up to the full learning rate
-_FALL = 0.35  # the last share of the training, over which the rate comes down
+_FALL = 0.6  # the last share of the training, over which the rate comes down: most is learned then
 _LEAST = 0.02
 _CLIP = 1.0
 
