@@ -19,7 +19,7 @@ IMAGE_TOKENS = 64
 _VOCABULARY_MULTIPLE = 32
 _PLACES = 0.5  # of the position waves: what a patch brings is of this size
 _SHORTEST = 1.2  # of them, in radians a cell
-_LIKING = 0.7  # a token's score with one like it is some four above that with a strange one
+_LIKING = 0.7  # of a token for one like it
 
 
 def original_config(n_ranks: int) -> dict[str, Any]:

@@ -73,14 +73,14 @@ def cell_loss(out: Tensor, targets: dict[str, Tensor], *, measure: bool) -> Cell
     places = targets["places"].mT[filled]
     gaps = (parts[-2][filled] - places).abs()
     bins = parts[-1][filled].unflatten(-1, (4, _BINS))
-    loss = loss + _PLACE * gaps.mean() + _EDGE * _edge_loss(bins, places[:, 2:])
+    loss = loss + _PLACE * gaps.mean() + _EDGE * edge_loss(bins, places[:, 2:])
     if measure:
         right["edge gap"] = float(gaps.detach()[:, 2:].mean())
         right["bin gap"] = float((bins.argmax(-1) / _BINS - places[:, 2:]).abs().mean())
     return CellLoss(loss, right)
 
 
-def _edge_loss(bins: Tensor, edges: Tensor) -> Tensor:
+def edge_loss(bins: Tensor, edges: Tensor) -> Tensor:
     """Cross-entropy with a bell around each edge, summed over the four: a place in classes.
 
     Classes are learned faster than a number is; the bell says that the next bin is nearly right.

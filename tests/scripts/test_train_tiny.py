@@ -32,6 +32,7 @@ from qwen_vl.scene_tasks import (
 )
 from qwen_vl.scene_words import COLOURS, LANGUAGES, Language
 from qwen_vl.scenes import MIXED, PORTABLE, Sample, samples
+from qwen_vl.vision import stretch_positions
 from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets, cells_of, own_cell
 from scripts.tiny_language import Language as LanguageStage
 from scripts.tiny_language import decode_packed
@@ -53,8 +54,9 @@ from scripts.tiny_pointers import (
 from scripts.tiny_prompts import Writer
 from scripts.tiny_rows import LanguageBatches, make_row, pack
 from scripts.tiny_running import Plan, Run, rate
+from scripts.tiny_scenes import pixels
 from scripts.tiny_vocabulary import template_texts, tiny_rank_file
-from scripts.tiny_warmup import pixel_values
+from scripts.tiny_warmup import edge_loss, pixel_values
 
 ROOT = Path(__file__).parents[2]
 
@@ -415,6 +417,41 @@ def test_a_cell_is_labelled_with_what_its_centre_shows() -> None:
             assert targets.places[2:, cell] == pytest.approx([e / GRID for e in on[0].box])
         elif owner[cell] != 0:
             assert colour[cell] == CLASSES["colour"] - 1
+
+
+def test_a_nearer_bin_is_less_wrong() -> None:
+    edges = torch.tensor([[0.2, 0.4, 0.6, 0.83]])
+
+    def loss(guess: int) -> float:
+        bins = torch.zeros(1, 4, 100)
+        for row in range(4):
+            bins[0, row, int(edges[0, row] * 100) + guess] = 5.0
+        return float(edge_loss(bins, edges))
+
+    right, near, far = loss(0), loss(1), loss(9)
+    assert right < near < far
+    even = float(edge_loss(torch.zeros(1, 4, 100), edges))
+    assert even == pytest.approx(4 * np.log(100), rel=1e-4)
+
+
+@torch.no_grad()
+def test_a_fresh_tower_looks_nearby(model: QwenVLForConditionalGeneration) -> None:
+    tower = model.model.vision_tower
+    scene = draw_shapes(split_dice("train", 8), PORTABLE, text=False)
+    seen = pixel_values(torch.tensor(pixels(scene.image))[None])
+    patches = tower.patch_embedding(seen).flatten(2).mT
+    x = tower.pre_layernorm(patches + stretch_positions(tower.position_embedding, CELLS))
+    attention = tower.layers[0].self_attn
+    x = tower.layers[0].layer_norm1(x)
+    q, k = (
+        part(x).view(CELLS, 3, -1).transpose(0, 1) for part in (attention.q_proj, attention.k_proj)
+    )
+    shares = (q @ k.mT * attention.scaling).softmax(-1)
+
+    rows, columns = torch.arange(CELLS) // SIDE, torch.arange(CELLS) % SIDE
+    apart = torch.maximum((rows[:, None] - rows).abs(), (columns[:, None] - columns).abs())
+    near = apart <= 1
+    assert float((shares * near).sum(-1).mean()) > 1.5 * float(near.float().mean())
 
 
 def test_a_muon_step_is_nearly_orthogonal() -> None:
