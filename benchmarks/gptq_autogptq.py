@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     args = parser.parse_args(argv)
     sys.path.insert(0, str(ROOT))
+    from model_store.manifest import Manifest, scan, write_manifest
     from quantization.options import GptqConfig
     from quantization.step import quantize_snapshot
 
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (work / "source").is_dir():
         maker = ROOT / "scripts" / "make_tiny_checkpoint.py"
         subprocess.run([sys.executable, str(maker), str(work / "source")], check=True)
+    if not (work / "source" / "ferry.manifest.json").is_file():
+        write_manifest(work / "source", Manifest(files=scan(work / "source")))
     config = GptqConfig(layout="original", dtype="float32", replace=True)
     quantize_snapshot(work / "source", work / "out", config)
     command = [str(python), "-c", WORKER, str(work / "out" / "model.safetensors"), "128"]

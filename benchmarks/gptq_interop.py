@@ -80,7 +80,7 @@ def _proofs(python: Path, work: Path) -> list[dict[str, Any]]:
     subprocess.run([str(python), "-m", "pip", "install", "-q", str(ROOT)], check=True)
     worker = ROOT / "benchmarks" / "gptq_interop_proof.py"
     done = subprocess.run(
-        [str(python), str(worker), str(work)],
+        [str(python), "-P", str(worker), str(work)],  # qwen_vl.py lies beside it
         capture_output=True,
         text=True,
         check=False,
