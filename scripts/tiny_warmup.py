@@ -26,7 +26,7 @@ _MUON, _ADAM = 0.02, 1e-3
 _PLACE, _EDGE = 8.0, 0.5  # weights of the gap, a share of the picture, and of an edge's bins
 _BINS = 100  # of an edge: boxes are told in multiples of ten thousandths
 _SPREAD = 1.0  # bins; the nearer a guess, the less it is wrong
-_PARTS = (*CLASSES.values(), *[10] * DIGITS, 6, 4 * _BINS)  # outputs of the heads
+_PARTS = [*CLASSES.values(), *[10] * DIGITS, 6, 4 * _BINS]  # outputs of the heads
 
 
 class CellHeads(nn.Module):
@@ -72,7 +72,7 @@ def cell_loss(out: Tensor, targets: dict[str, Tensor], *, measure: bool) -> Cell
             right[name] = right.get(name, 0.0) + share / (DIGITS // 2)
     places = targets["places"].mT[filled]
     gaps = (parts[-2][filled] - places).abs()
-    bins = parts[-1][filled].unflatten(-1, (4, _BINS))
+    bins = parts[-1][filled].view(-1, 4, _BINS)
     loss = loss + _PLACE * gaps.mean() + _EDGE * edge_loss(bins, places[:, 2:])
     if measure:
         right["edge gap"] = float(gaps.detach()[:, 2:].mean())

@@ -350,9 +350,8 @@ def test_the_loss_of_a_look_is_what_the_head_does_not_see() -> None:
         weights = (k[row, head, : token + 1] @ q[row, head, token] / 8**0.5).softmax(0)
         share = (len(on) * weights[on]).log().mean() if evenly else weights[on].sum().log()
         expected.setdefault(head, []).append(-share)
-    heads, rows, tokens, _, evenly = zip(*looked, strict=True)
-    looks = Looks(torch.tensor(heads), torch.tensor(rows), torch.tensor(tokens), keys,
-                  torch.tensor(evenly))  # fmt: skip
+    heads, rows, tokens, even = (torch.tensor([one[n] for one in looked]) for n in (0, 1, 2, 4))
+    looks = Looks(heads, rows, tokens, keys, even)
 
     found = looks.losses(q, k, mask)
 
@@ -366,7 +365,8 @@ def test_an_even_look_costs_nothing() -> None:
     keys[0, [0, 2, 4]] = True
     mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
     k = torch.where(keys[0], 100.0, -100.0)[None, None, :, None]
-    looks = Looks(*(torch.tensor([n]) for n in (0, 0, 5)), keys, torch.tensor([True]))
+    nought, last = torch.tensor([0]), torch.tensor([5])
+    looks = Looks(nought, nought, last, keys, torch.tensor([True]))
 
     assert float(looks.losses(torch.ones(1, 1, 6, 1), k, mask)[0]) == pytest.approx(0, abs=1e-5)
 
