@@ -6,7 +6,8 @@ Examples:
 Quantizes a small seeded Qwen2 in several ways, and has each loader compute logits in gptqmodel's
 environment (made by gptq.py). They are compared with the same model on dequantized weights. Then
 our own command runs in that environment, so that its proof on write meets gptqmodel's kernels. A
-line each; the exit code is 1 when one is further off than its kernel's rounding.
+line each; the exit code is 1 when a loader refuses a case or is further off than its kernel's
+rounding: gptqmodel 7.6.0 has no kernel for some, and the record says which.
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from PIL import Image
+
     from scripts.tiny_curves import curves
     from scripts.tiny_export import export, trained_model
     from scripts.tiny_model import IMAGE_TOKENS
@@ -50,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     logs = {stage: facts["curve"] for stage, facts in training["stages"].items()}
     texts = {"training.json": json.dumps(training, indent=1, ensure_ascii=False) + "\n"}
     manifest = export(model, rank_file, args.into, texts=texts, replace=args.replace)
-    curves(logs, _SHOWN).save(args.into / "curves.png", optimize=True)
+    few_inks = curves(logs, _SHOWN).quantize(64, dither=Image.Dither.NONE)
+    few_inks.save(args.into / "curves.png", optimize=True)
     evaluation = json.loads(args.evaluation.read_text()) if args.evaluation else None
     if evaluation:
         write_text(args.into / "evaluation.json", _pretty(evaluation))

@@ -46,7 +46,7 @@ def curves(logs: Mapping[str, Log], shown: Mapping[str, Sequence[str]]) -> Image
     sheet = Image.new("RGB", (2 * _WIDTH, (len(panels) + 1) // 2 * _HEIGHT), "white")
     for number, panel in enumerate(panels):
         sheet.paste(_draw(panel), (number % 2 * _WIDTH, number // 2 * _HEIGHT))
-    return sheet.quantize(64, dither=Image.Dither.NONE)  # a few inks on white
+    return sheet
 
 
 def _draw(panel: Panel) -> Image.Image:

@@ -106,10 +106,10 @@ class _Text:
     def token(self, byte: int) -> int:
         return int(np.searchsorted(self._ends, byte, side="right"))
 
-    def last(self, words: str, *, start: int = 0) -> int:
+    def last(self, words: str) -> int:
         """The last token of the words, where they first are."""
         told = words.encode()
-        return self.token(self.whole.index(told, start) + len(told) - 1)
+        return self.token(self.whole.index(told) + len(told) - 1)
 
     def places(self, words: str) -> Iterator[int]:
         """Where the words begin, every time, in bytes."""
