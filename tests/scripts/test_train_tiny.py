@@ -487,7 +487,8 @@ def test_the_vision_side_moves_only_in_the_joint_stage(
 
 def test_the_rate_rises_stays_and_falls() -> None:
     assert rate(0, 0.0) < 0.1
-    assert rate(100, 0.5) == 1
+    assert rate(100, 0.3) == 1
+    assert rate(100, 0.7) == pytest.approx(0.5)
     assert rate(1000, 0.99) < 0.1
 
 
