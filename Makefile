@@ -25,8 +25,9 @@ check: $(READY)  ## formatting, lint, types, import layers, generated docs
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/make_docs.py --check
 
+# a thread for each of two workers: torch's own two would fight over the same cores
 test: $(READY)  ## every test of the default suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## the long tests, which CI runs too
 	$(BIN)/python -m pytest -m slow

@@ -6,8 +6,8 @@ Examples:
 Quantizes a small seeded Qwen2 in several ways, and has each loader compute logits in gptqmodel's
 environment (made by gptq.py). They are compared with the same model on dequantized weights. Then
 our own command runs in that environment, so that its proof on write meets gptqmodel's kernels. A
-line each; the exit code is 1 when a loader refuses a case or is further off than its kernel's
-rounding: gptqmodel 7.6.0 has no kernel for some, and the record says which.
+line each; the exit code is 1 when a loader is further off than its kernel's rounding, or when not
+the very cases are refused that gptqmodel 7.6.0 refuses: then the record wants a new look.
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ CASES: dict[str, dict[str, Any]] = {
     "mixed": {"modules": ("*.down_proj:bits=8",), "exclude": ("*.o_proj",)},
 }
 LIMIT = 0.03
+# refused by gptqmodel 7.6.0 and transformers 5.24.0, for want of a kernel or of widths per module
+REFUSED = {
+    ("8 bits", "gptqmodel AUTO"),
+    ("mixed", "transformers from_pretrained"),
+    ("mixed", "gptqmodel AUTO"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,18 +68,30 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows.append({"case": case, **json.loads(line)})
                 print(json.dumps(rows[-1]), flush=True)
         if args.write:  # after each: a loader that hangs costs its own case only
-            _write(rows, [])
+            _write(rows, {})
     kernels = _proofs(python, BUILD / "interop")
     if args.write:
-        _write(rows, kernels)
-    named = any("named" in row for row in kernels if row["case"] != "asymmetric")
-    return 0 if not named and all(row.get("error", 1) <= LIMIT for row in rows) else 1
+        _write(rows, {"proof": kernels})
+    return 0 if _as_known(rows) and _as_proven(kernels) else 1
 
 
-def _write(rows: list[dict[str, Any]], kernels: list[dict[str, Any]]) -> None:
+def _as_known(rows: list[dict[str, Any]]) -> bool:
+    """Whether just the known cases are refused, and all others are near enough."""
+    refused = {(row["case"], row["way"]) for row in rows if "failed" in row}
+    return refused == REFUSED and all(row.get("error", 0) <= LIMIT for row in rows)
+
+
+def _as_proven(kernels: list[dict[str, Any]]) -> bool:
+    """Whether gptqmodel's kernels passed what we write, and one was named where it errs."""
+    ran = {row["case"] for row in kernels if row["kernel"].startswith("gptqmodel ")}
+    named = {row["case"] for row in kernels if "named" in row}
+    return ran == {"symmetric", "signed scales", "asymmetric"} and named == {"asymmetric"}
+
+
+def _write(rows: list[dict[str, Any]], proof: dict[str, Any]) -> None:
     command = "python benchmarks/gptq_interop.py --write"
     told = {"command": command, "limit": LIMIT, "cases": list(CASES), "rows": rows}
-    RESULT.write_text(json.dumps(told | {"proof": kernels}, indent=1) + "\n")
+    RESULT.write_text(json.dumps(told | proof, indent=1) + "\n")
 
 
 def _proofs(python: Path, work: Path) -> list[dict[str, Any]]:

@@ -35,7 +35,8 @@ class Factor:
 
         The diagonal of H weighs what an error costs if nothing answers it; D what is left once
         all later columns have made up for it as well as real numbers can, and that is what the
-        solver's loss is a sum of.
+        solver's loss is a sum of. D is that of the damped H; a column that no sample activated
+        weighs as much in it as the others do on average, and nothing by the diagonal.
 
         Args:
             search: `GptqConfig.scale_search`.
@@ -85,6 +86,8 @@ def factor_hessian(hessian: Tensor, config: GptqConfig, *, name: str = "this lay
             upper = lower.flip(0, 1)
             conditional = torch.empty_like(filled)
             conditional[order] = upper.diagonal().square()
+            if bool(live.any()):  # the filled diagonal is far above any D: it would rule its group
+                conditional[~live] = conditional[live].mean()
             upper.div_(upper.diagonal().clone())
             dead = int((~live).sum())
             filled = filled + damping * mean

@@ -40,7 +40,7 @@ class Grid:
         return torch.round(weight / scale).add_(self.zero).clamp_(0, self.top)
 
     def steps(self, weight: Tensor, scale: Tensor, *, out: Tensor) -> None:
-        """The same, counted from the zero point, into `out`."""
+        """Round to nearest, ties to even, into `out`: codes − zero, shaped as the two broadcast."""
         torch.div(weight, scale, out=out).round_().clamp_(-self.zero, self.top - self.zero)
 
     def values(self, codes: Tensor, scale: Tensor) -> Tensor:

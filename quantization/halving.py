@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+FEW = 32  # columns of which each is told what those before it mean, one by one
+
 
 def halve(
     columns: int,

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from quantization.factor import Factor
 from quantization.grid import Grid
-from quantization.halving import halve
+from quantization.halving import FEW, halve
 
 _BLOCK = 128
-_FEW = 32  # columns whose moves are told to the others one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +122,4 @@ def _recode(
         told, done = slice(middle, stop), slice(start, middle)
         block.gradient[told].addmm_(block.hessian[told, done], change[done])
 
-    halve(len(change), _FEW, run, pass_on)
+    halve(len(change), FEW, run, pass_on)

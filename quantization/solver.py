@@ -16,16 +16,14 @@ from torch import Tensor
 from quantization.errors import GroupSizeError, UnusableTensorError
 from quantization.factor import Factor, factor_hessian
 from quantization.grid import Grid, group_scales
-from quantization.halving import halve
+from quantization.halving import FEW, halve
 from quantization.options import GptqConfig
 from quantization.refine import Solution, refine
 
 __all__ = [
     "Factor", "QuantizedLinear", "check_weight", "factor_hessian", "quantize_linear",
-    "relative_error", "relative_errors", "round_linear",
+    "relative_errors", "round_linear",
 ]  # fmt: skip
-
-_FEW = 32  # columns that are compensated one by one; between such runs matrices are multiplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +129,10 @@ def _solve(w: Tensor, factor: Factor, frame: Tensor, grid: Grid, config: GptqCon
     V = factor.upper  # noqa: N806  the factor's name in the formula
     w = w[path] if config.act_order == "static" else w
     groups = (path // group).tolist()
+    # a column that is still to come has the code nought, so its error is all of the weight
     steps, error, target = torch.empty_like(w), -w, w.clone()
-    # views made once: making them anew costs as much as the arithmetic
+    # views made once: making them anew costs as much as the arithmetic; those of scales that are
+    # not fixed are filled by `run`, before the group's first column
     of_column = zip(steps, error, target, [scales[number] for number in groups], strict=True)
 
     def run(start: int, stop: int) -> None:
@@ -150,7 +150,7 @@ def _solve(w: Tensor, factor: Factor, frame: Tensor, grid: Grid, config: GptqCon
     def pass_on(start: int, middle: int, stop: int) -> None:
         target[middle:stop].addmm_(V[start:middle, middle:stop].T, error[start:middle], alpha=-1)
 
-    halve(columns, _FEW if fixed else group, run, pass_on)
+    halve(columns, FEW if fixed else group, run, pass_on)
     placed = torch.empty_like(steps)
     placed[path] = steps.add_(grid.zero)
     return Solution(placed, scales)
@@ -186,14 +186,17 @@ def _result(
 
 
 @torch.no_grad()
-def relative_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
-    """tr(E·H·Eᵀ) / tr(W·H·Wᵀ): the layer's relative output error on the calibration set."""
-    return relative_errors(weight, [quantized], hessian)[0]
-
-
-@torch.no_grad()
 def relative_errors(weight: Tensor, candidates: Sequence[Tensor], hessian: Tensor) -> list[float]:
-    """`relative_error` of each of several results for one weight."""
+    """tr(E·H·Eᵀ) / tr(W·H·Wᵀ), E = Q − W: relative output errors on the calibration set.
+
+    Args:
+        weight: W, (rows, columns).
+        candidates: several Q, shaped as W.
+        hessian: H, (columns, columns).
+
+    Returns:
+        One for each candidate; 0 where the output is zero with or without quantization.
+    """
     w = weight.float()
     whole = float(((w @ hessian) * w).sum())
     errors = [candidate.float() - w for candidate in candidates]

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     rank_file = (args.training / "qwen.tiktoken").read_bytes()
     model = trained_model(args.training, rank_file)
-    training = _training(args.training)
+    training = training_record(args.training)
     logs = {stage: facts["curve"] for stage, facts in training["stages"].items()}
     texts = {"training.json": json.dumps(training, indent=1, ensure_ascii=False) + "\n"}
     manifest = export(model, rank_file, args.into, texts=texts, replace=args.replace)
@@ -93,7 +93,8 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _training(folder: Path) -> dict[str, Any]:
+def training_record(folder: Path) -> dict[str, Any]:
+    """What `training.json` says: every stage, those of the checkpoint it went on from first."""
     import torch
 
     from qwen_vl.scene_fonts import chinese_faces, record, trained_faces
@@ -103,7 +104,9 @@ def _training(folder: Path) -> dict[str, Any]:
     stages = json.loads(earlier.read_text(encoding="utf-8"))["stages"] if earlier.is_file() else {}
     for stage in _SHOWN:
         if (folder / f"{stage}.jsonl").is_file():
-            stages[stage] = _stage(stage, _log(folder / f"{stage}.jsonl"), runs["runs"])
+            again = 1 + sum(name.split()[0] == stage for name in stages)
+            name = stage if again == 1 else f"{stage} {again}"
+            stages[name] = _stage(stage, _log(folder / f"{stage}.jsonl"), runs["runs"])
     return {
         "seed": runs["seed"],
         "machine": runs["machine"],

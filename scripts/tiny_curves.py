@@ -35,13 +35,16 @@ def smoothed(log: Log, name: str, *, over: int = 5) -> list[tuple[float, float]]
 
 
 def curves(logs: Mapping[str, Log], shown: Mapping[str, Sequence[str]]) -> Image.Image:
-    """A picture with two diagrams for each stage: its loss, and shares right by kind."""
+    """A picture with two diagrams for each stage: its loss, and shares right by kind.
+
+    `shown` has the names for each stage; a stage gone through again has a number behind its own.
+    """
     panels: list[Panel] = []
     for stage, log in logs.items():
         loss = smoothed(log, "loss")
         top = max((value for _, value in loss), default=1.0)
         panels.append(Panel(f"{stage}: loss", {"loss": loss}, top))
-        right = {name: smoothed(log, name) for name in shown[stage]}
+        right = {name: smoothed(log, name) for name in shown[stage.split()[0]]}
         panels.append(Panel(f"{stage}: share right", right, 1.0))
     sheet = Image.new("RGB", (2 * _WIDTH, (len(panels) + 1) // 2 * _HEIGHT), "white")
     for number, panel in enumerate(panels):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 from qwen_vl.config_map import to_native_config
@@ -17,9 +15,6 @@ from scripts.make_tiny_checkpoint import model_config
 IMAGE_SIZE = 112
 IMAGE_TOKENS = 64
 _VOCABULARY_MULTIPLE = 32
-_PLACES = 0.5  # of the position waves: what a patch brings is of this size
-_SHORTEST = 1.2  # of them, in radians a cell
-_LIKING = 0.7  # of a token for one like it
 
 
 def original_config(n_ranks: int) -> dict[str, Any]:
@@ -42,32 +37,8 @@ def fresh_model(n_ranks: int) -> QwenVLForConditionalGeneration:
     """An untrained model; torch's global seed decides its weights."""
     native = to_native_config(original_config(n_ranks), n_ranks=n_ranks)
     model = QwenVLForConditionalGeneration(QwenVLConfig(**native))
-    _look_nearby(model)
     model.float().train()
     return model
-
-
-@torch.no_grad()
-def _look_nearby(model: QwenVLForConditionalGeneration) -> None:
-    """Let the vision tower begin with attention to what is near and alike.
-
-    Queries and keys start as the same turn of their input, as in "Mimetic initialization of
-    self-attention layers" (Trockman and Kolter, 2023), and positions as waves so long that
-    neighbours are alike: what belongs to one object then finds itself sooner.
-    """
-    tower = model.model.vision_tower
-    table = tower.position_embedding
-    width, side = table.shape[1], math.isqrt(len(table))
-    cells = IMAGE_SIZE // model.config.vision_config.patch_size
-    waves = torch.linspace(_SHORTEST / 24, _SHORTEST, width // 4)  # radians a cell
-    phases = torch.outer((torch.arange(side) + 0.5) * cells / side, waves)
-    axis = torch.cat([phases.sin(), phases.cos()], dim=1)
-    across, down = axis.expand(side, -1, -1), axis[:, None].expand(-1, side, -1)
-    table.copy_(_PLACES * torch.cat([across, down], dim=-1).flatten(0, 1))
-    for layer in tower.layers:
-        turn = _LIKING * torch.linalg.qr(torch.randn(width, width))[0]
-        layer.self_attn.q_proj.weight.copy_(turn)
-        layer.self_attn.k_proj.weight.copy_(turn)
 
 
 def matrices_and_rest(

@@ -40,6 +40,7 @@ ONE, OTHER = Head(2, 1), Head(2, 2)  # the two names of a relation, from where i
 COUNTED = Head(2, 3)  # one cell of each thing counted, and the row's first token, evenly
 COUNTED_SECOND = Head(2, 2)  # the same in the second picture
 CHOSEN = Head(3, 0)  # the right option
+_READ = ("reading", "glyphs", "caption")  # questions whose answers tell what is printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def _told(text: _Text, question: Question, scene: Scene) -> Iterator[Pointer]:
         yield from _names_told(text, question, scene)
     elif len(question.about) == 1 and not question.counts:
         yield Pointer(text.asking, TOLD, cells_of(question.about[0]))
-    if scene.printed and scene.printed.text in question.answer:
+    if question.kind in _READ and scene.printed and scene.printed.text in question.answer:
         start = text.whole.rindex(scene.printed.text.encode())
         for number, box in enumerate(scene.printed.boxes):
             byte = start + len(scene.printed.text[:number].encode())

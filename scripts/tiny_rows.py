@@ -196,7 +196,7 @@ def _points(row: Row, before: int, pad_id: int) -> Iterator[_Point]:
     for asked, found in zip(row.asked, row.pointers, strict=False):
         for one in found:
             keys = [*(visual[cell] for cell in one.cells), *(start + n for n in one.tokens)]
-            yield _Point(before + start + one.place, (*keys, *[0][: one.first]), one)
+            yield _Point(before + start + one.place, (*keys, *((0,) if one.first else ())), one)
         start += len(asked.ids)
 
 

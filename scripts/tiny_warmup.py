@@ -20,11 +20,11 @@ from scripts.tiny_model import matrices_and_rest
 from scripts.tiny_muon import Muon
 from scripts.tiny_scenes import pixels, warmup_scene
 
-BATCH = 24  # twice as many pictures a step taught less a minute
+PICTURES = 48
 _EMPTY_WEIGHT = 0.25  # most cells show nothing
-_MUON, _ADAM = 0.02, 1e-3
+MUON, _ADAM = 0.02, 1e-3
 _PLACE, _EDGE = 8.0, 0.5  # weights of the gap, a share of the picture, and of an edge's bins
-_BINS = 100  # of an edge: boxes are told in multiples of ten thousandths
+_BINS = 100  # of an edge: boxes are told in hundredths of the picture
 _SPREAD = 1.0  # bins; the nearer a guess, the less it is wrong
 _PARTS = [*CLASSES.values(), *[10] * DIGITS, 6, 4 * _BINS]  # outputs of the heads
 
@@ -102,15 +102,15 @@ def _share(right: Tensor) -> float:
 class WarmupBatches(Dataset[dict[str, Any]]):
     """Batch number `step` of the warm-up, drawn when asked for."""
 
-    def __init__(self, seed: int, steps: int) -> None:
-        self.seed, self.steps = seed, steps
+    def __init__(self, seed: int, steps: int, *, pictures: int = PICTURES) -> None:
+        self.seed, self.steps, self.pictures = seed, steps, pictures
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         progress = min(2 * step / self.steps, 1.0)
-        scenes = [warmup_scene(self.seed, step, n, progress) for n in range(BATCH)]
+        scenes = [warmup_scene(self.seed, step, n, progress) for n in range(self.pictures)]
         shown = np.stack([pixels(scene.image) for scene in scenes])
         return {"pixels": shown, **stacked([cell_targets(scene) for scene in scenes])}
 
@@ -131,7 +131,7 @@ def pixel_values(shown: Tensor) -> Tensor:
 class Warmup:
     """The stage: one model, two sets of heads, two optimizers."""
 
-    def __init__(self, model: QwenVLForConditionalGeneration) -> None:
+    def __init__(self, model: QwenVLForConditionalGeneration, *, muon: float = MUON) -> None:
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.heads = nn.ModuleList(
             [CellHeads(model.config.vision_config.hidden_size), CellHeads(model.config.output_dim)]
@@ -143,7 +143,7 @@ class Warmup:
         self.modules = nn.ModuleList([self.tower, self.projector, self.heads])
         matrices, rest = matrices_and_rest(named)
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=_MUON),
+            Muon(matrices, lr=muon),
             torch.optim.AdamW([*rest, *self.heads.parameters()], lr=_ADAM, weight_decay=0.0),
         ]
 

@@ -1,13 +1,15 @@
-"""Train the tiny Qwen-VL-Chat from scratch on drawn scenes, in two stages.
+"""Train the tiny Qwen-VL-Chat from scratch on drawn scenes, in stages.
 
 The vision side learns first and alone; then the language model, with the vision side frozen. A
-third stage goes on with the language model of a finished checkpoint, with more of the questions
-that are hard to learn; a fourth lets the vision side follow, at a rate too low to lose what it
-knows. Stages write a state and a log into the folder, and go on from them when run again.
+finished checkpoint can go on: its vision side alone again; `further`, its language model with more
+of the questions that are hard to learn; and `joint`, where the vision side follows at a rate too
+low to lose what it knows. Stages write a state and a log into the folder, and go on from them when
+run again.
 
 Examples:
   python scripts/train_tiny.py build/tiny-training vision --steps 800
   python scripts/train_tiny.py build/tiny-training language --steps 2000 --minutes 45
+  python scripts/train_tiny.py build/further vision --start checkpoints/Qwen-VL-Tiny-Chat
   python scripts/train_tiny.py build/further further --start checkpoints/Qwen-VL-Tiny-Chat
 """
 
@@ -32,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="where checkpoints and logs are kept")
     parser.add_argument("stage", choices=("vision", "language", "further", "joint"))
     parser.add_argument(
-        "--start", type=Path, help="the checkpoint that `further` and `joint` go on from"
-    )
+        "--start", type=Path,
+        help="the checkpoint to go on from: `further` and `joint` need one, `vision` may have one",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=1000, help="(default: %(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=60.0,
@@ -42,11 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument(
-        "--rows", type=int, default=16, help="pictures with questions, a step of the later stages"
-    )
+        "--rows", type=int,
+        help="pictures a step (default: 48 in the vision stage, 16 with questions in later ones)",
+    )  # fmt: skip
     parser.add_argument(
-        "--muon", type=float, default=0.004, help="Muon's rate in the language stage"
-    )
+        "--muon", type=float,
+        help="Muon's rate (default: 0.02 in the vision stage, 0.004 in the later ones)",
+    )  # fmt: skip
     parser.add_argument(
         "--vision", type=float, default=0.0005, help="Muon's rate for the vision side in `joint`"
     )
@@ -59,8 +64,8 @@ def _note_run(args: argparse.Namespace) -> None:
     runs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
     command = f"python scripts/train_tiny.py FOLDER {args.stage} --steps {args.steps}"
     command += f" --minutes {args.minutes:g} --seed {args.seed} --threads {args.threads}"
-    if args.stage != "vision":
-        command += f" --rows {args.rows} --muon {args.muon:g}"
+    command += f" --rows {args.rows}" if args.rows else ""
+    command += f" --muon {args.muon:g}" if args.muon else ""
     command += " --start CHECKPOINT" if args.start else ""
     command += f" --vision {args.vision:g}" if args.stage == "joint" else ""
     runs["runs"].append({"stage": args.stage, "command": command})
@@ -73,15 +78,15 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from qwen_vl.ranks import read_ranks
-    from scripts.tiny_language import Language
     from scripts.tiny_model import fresh_model
-    from scripts.tiny_rows import FURTHER, LanguageBatches
     from scripts.tiny_running import Plan, Run
     from scripts.tiny_vocabulary import tiny_rank_file
-    from scripts.tiny_warmup import Warmup, WarmupBatches, load_vision, loaded
+    from scripts.tiny_warmup import loaded
 
-    if (args.stage in ("further", "joint")) != (args.start is not None):
-        raise UsageError("`further` and `joint`, and only they, need --start CHECKPOINT")
+    if args.stage in ("further", "joint") and args.start is None:
+        raise UsageError(f"`{args.stage}` goes on from a checkpoint: name it with --start")
+    if args.stage == "language" and args.start is not None:
+        raise UsageError("`language` starts afresh: use `further` to go on from a checkpoint")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -93,24 +98,37 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(rank_path, tiny_rank_file())
     ranks = read_ranks(rank_path)
     model = fresh_model(len(ranks))
-    plan = Plan(steps=args.steps, minutes=args.minutes)
-    if args.stage == "vision":
-        training = Run(args.folder, "vision", Warmup(model), plan)
-        training.go(loaded(WarmupBatches(args.seed, args.steps), training.step))
-    else:
-        if args.start:
-            _load_weights(model, args.start)
-        else:
-            load_vision(model, args.folder / "vision.pt")
-        follows = args.vision if args.stage == "joint" else 0.0
-        stage = Language(model, muon=args.muon, vision=follows)
-        training = Run(args.folder, args.stage, stage, plan)
-        batches = LanguageBatches(
-            ranks, args.seed, args.steps, rows=args.rows, shares=FURTHER if args.start else None
-        )
-        training.go(loaded(batches, training.step))
+    if args.start:
+        _load_weights(model, args.start)
+    make = _vision if args.stage == "vision" else _language
+    stage, batches = make(args, model, ranks)
+    training = Run(args.folder, args.stage, stage, Plan(steps=args.steps, minutes=args.minutes))
+    training.go(loaded(batches, training.step))
     emit(args, {"steps": training.step, "seconds": training.seconds}, f"{training.step} steps")
     return 0
+
+
+def _vision(args: argparse.Namespace, model: Any, _: dict[bytes, int]) -> tuple[Any, Any]:
+    """The vision stage and its pictures."""
+    from scripts.tiny_warmup import MUON, PICTURES, Warmup, WarmupBatches
+
+    batches = WarmupBatches(args.seed, args.steps, pictures=args.rows or PICTURES)
+    return Warmup(model, muon=args.muon or MUON), batches
+
+
+def _language(args: argparse.Namespace, model: Any, ranks: dict[bytes, int]) -> tuple[Any, Any]:
+    """A later stage and its rows; the vision side is what the folder's own vision stage left."""
+    from scripts.tiny_language import MUON, Language
+    from scripts.tiny_rows import FURTHER, ROWS, LanguageBatches
+    from scripts.tiny_warmup import load_vision
+
+    seen = args.folder / "vision.pt"
+    if args.start is None or seen.is_file():
+        load_vision(model, seen)
+    shares = FURTHER if args.start else None
+    batches = LanguageBatches(ranks, args.seed, args.steps, rows=args.rows or ROWS, shares=shares)
+    follows = args.vision if args.stage == "joint" else 0.0
+    return Language(model, muon=args.muon or MUON, vision=follows), batches
 
 
 def _take_over(start: Path, folder: Path) -> None:

@@ -9,12 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from model_store.gptq_format import dequantize, pack
-from quantization.factor import towards_original
+from quantization.factor import factor_hessian, towards_original
+from quantization.grid import Grid
 from quantization.hessian import HessianAccumulator
 from quantization.options import GptqConfig
-from quantization.solver import quantize_linear, relative_error
+from quantization.refine import Solution, refine
+from quantization.solver import quantize_linear, relative_errors
 from tests.quantization.problems import naive_gptq, problem
 
 BALANCED = GptqConfig(group_size=16)
@@ -34,19 +37,57 @@ def test_sweeps_only_ever_lower_the_damped_error(
     plain = GptqConfig(bits=bits, group_size=group, act_order=act_order, sweeps=0)
     damped = layer.hessian + 0.01 * layer.hessian.diagonal().mean() * torch.eye(64)
 
-    errors = [
-        relative_error(
-            layer.weight,
-            quantize_linear(
-                layer.weight, layer.hessian, dataclasses.replace(plain, sweeps=sweeps)
-            ).weight(),
-            damped,
-        )
+    results = [
+        quantize_linear(layer.weight, layer.hessian, dataclasses.replace(plain, sweeps=sweeps))
         for sweeps in (0, 1, 4)
     ]
+    errors = relative_errors(layer.weight, [result.weight() for result in results], damped)
 
     assert errors[1] <= errors[0] * 1.001
     assert errors[2] <= errors[1] * 1.001
+
+
+def _refined_column_by_column(
+    w: Tensor, hessian: Tensor, grid: Grid, solution: Solution, *, group: int, block: int
+) -> Solution:
+    """One sweep as the formulas of `refine` have it, every gradient made anew."""
+    codes, scales = solution.codes.clone(), solution.scales.clone()
+    error = grid.values(codes, scales.repeat_interleave(group, dim=0)) - w
+    for start in range(0, len(w), block):
+        stop = min(start + block, len(w))
+        for first in range(start, stop, group):
+            span = slice(first, first + group)
+            c, old = codes[span] - grid.zero, scales[first // group]
+            curve = (c * (hessian[span, span] @ c)).sum(0)
+            new = grid.half(old - (c * (hessian[span] @ error)).sum(0) / curve)
+            scales[first // group] = torch.where(new > old / 4, new, old)
+            error[span] = grid.values(codes[span], scales[first // group]) - w[span]
+        for k in range(start, stop):
+            wanted = w[k] + error[k] - hessian[k] @ error / hessian[k, k]
+            codes[k] = grid.codes(wanted, scales[k // group])
+            error[k] = grid.values(codes[k], scales[k // group]) - w[k]
+    return Solution(codes, scales)
+
+
+@pytest.mark.parametrize("group", [32, 64])
+def test_sweeps_over_several_blocks_are_those_of_the_formulas(group: int) -> None:
+    layer = problem(8, rows=16, columns=320, tokens=900)
+    config = GptqConfig(group_size=group, sweeps=0)
+    factor, natural = factor_hessian(layer.hessian, config), torch.arange(320)
+    start = quantize_linear(layer.weight, factor, config)
+    w, grid = layer.weight.T.contiguous(), Grid(4)
+    solution = Solution(start.codes.float(), start.scales.float())
+    hessian = factor.hessian.clone()
+    hessian.diagonal().copy_(factor.filled)
+    wanted = _refined_column_by_column(w, hessian, grid, solution, group=group, block=128)
+
+    refine(w, factor, natural, grid, solution, group=group, sweeps=1)
+
+    moved = (wanted.codes != start.codes).float().mean()
+    assert moved > 0.05
+    # a tie that the order of sums breaks moves some codes of its row
+    assert (solution.codes != wanted.codes).float().mean() < 0.02 * moved
+    assert torch.allclose(solution.scales, wanted.scales, rtol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -124,3 +165,19 @@ def test_dead_inputs_are_counted() -> None:
     layer.inputs[:, [3, 40]] = 0
 
     assert quantize_linear(layer.weight, layer.hessian, BALANCED).dead == 2
+
+
+def test_a_dead_input_weighs_as_the_others_do_on_average() -> None:
+    layer = problem(4)
+    layer.inputs[:, 3] = 0
+    live = [n for n in range(64) if n != 3]
+
+    factor = factor_hessian(layer.hessian, BALANCED)
+    alone = factor_hessian(layer.hessian[live][:, live], BALANCED)
+
+    weights, diagonal = factor.importance("conditional"), factor.importance("hessian")
+    assert weights is not None
+    assert diagonal is not None
+    assert torch.allclose(weights[live], alone.conditional, rtol=1e-4)
+    assert float(weights[3]) == pytest.approx(float(alone.conditional.mean()), rel=1e-4)
+    assert float(diagonal[3]) == 0

@@ -20,7 +20,7 @@ from quantization.sequential import (
     linears,
     quantize_model,
 )
-from quantization.solver import QuantizedLinear, relative_error
+from quantization.solver import QuantizedLinear, relative_errors
 from tests.quantization.tiny import N_RANKS, tiny_model
 
 CONFIG = GptqConfig(group_size=32)
@@ -81,7 +81,7 @@ def test_every_linear_sees_what_reaches_it_in_the_quantized_model() -> None:
     assert [error.name for error in errors] == list(before)
     for error in errors:
         hessian = hessians[error.name].matrix()
-        measured = relative_error(before[error.name], after[error.name].weight, hessian)
+        (measured,) = relative_errors(before[error.name], [after[error.name].weight], hessian)
         assert error.error == pytest.approx(measured, rel=1e-3)
         assert error.rows == sum(len(sample.input_ids) for sample in samples)
 

@@ -19,7 +19,7 @@ from model_store.gptq_format import dequantize, pack
 from quantization.errors import GroupSizeError, SingularHessianError, UnusableTensorError
 from quantization.hessian import HessianAccumulator
 from quantization.options import GptqConfig
-from quantization.solver import factor_hessian, quantize_linear, relative_error, round_linear
+from quantization.solver import factor_hessian, quantize_linear, relative_errors, round_linear
 from tests.quantization.problems import Problem, naive_gptq, problem
 
 SHARED = Path(__file__).parents[3] / "shared" / "qwen_vl"
@@ -330,6 +330,6 @@ def test_the_relative_error_is_that_of_the_outputs() -> None:
     layer = problem(6)
     rounded = round_linear(layer.weight, PLAIN).weight()
 
-    measured = relative_error(layer.weight, rounded, layer.hessian)
+    (measured,) = relative_errors(layer.weight, [rounded], layer.hessian)
 
     assert measured == pytest.approx(layer.error(rounded), rel=1e-4)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qwen_vl.scenes import PORTABLE, Sample, samples
+from scripts.ship_tiny import training_record
 from scripts.tiny_card import card_body
 from scripts.tiny_curves import curves
 from scripts.tiny_judging import _judged, chance, shuffled, summary
@@ -94,10 +95,26 @@ def test_the_card_says_what_the_figures_say(tmp_path: Path) -> None:
     assert json.dumps(training)
 
 
+def test_a_stage_gone_through_again_does_not_hide_the_first(tmp_path: Path) -> None:
+    lines = [{"step": n, "seconds": 6.0 * n, "loss": 1.0} for n in (1, 11)]
+    (tmp_path / "vision.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    earlier = {"stages": {"vision": {"steps": 7}, "language": {"steps": 8}}}
+    (tmp_path / "earlier.json").write_text(json.dumps(earlier))
+    runs = {"seed": 1, "machine": "a box", "runs": [{"stage": "vision", "command": "again"}]}
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+
+    stages = training_record(tmp_path)["stages"]
+
+    assert {name: facts["steps"] for name, facts in stages.items()} == {
+        "vision": 7, "language": 8, "vision 2": 11
+    }  # fmt: skip
+    assert stages["vision 2"]["command"] == "again"
+
+
 def test_curves_are_drawn_for_every_stage() -> None:
     log = [{"seconds": 60.0 * n, "loss": 5.0 - n, "colour": n / 4} for n in range(4)]
 
-    sheet = curves({"vision": log, "language": log}, {"vision": ["colour"], "language": []})
+    sheet = curves({"vision": log, "vision 2": log}, {"vision": ["colour"], "language": []})
 
     assert sheet.size == (1280, 600)
     diagram = sheet.crop((690, 30, 1120, 270))  # without the names of the lines

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from model_store.command import run_command
 from qwen_vl.dialogue import chat_inputs
-from qwen_vl.loading import load_tokenizer
+from qwen_vl.loading import load_model, load_tokenizer
 from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.ranks import IMG_START, build_encoding, parse_ranks
 from qwen_vl.scene_dice import split_dice
@@ -32,7 +33,6 @@ from qwen_vl.scene_tasks import (
 )
 from qwen_vl.scene_words import COLOURS, LANGUAGES, Language
 from qwen_vl.scenes import MIXED, PORTABLE, Sample, samples
-from qwen_vl.vision import stretch_positions
 from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets, cells_of, own_cell
 from scripts.tiny_language import Language as LanguageStage
 from scripts.tiny_language import decode_packed
@@ -54,9 +54,9 @@ from scripts.tiny_pointers import (
 from scripts.tiny_prompts import Writer
 from scripts.tiny_rows import LanguageBatches, make_row, pack
 from scripts.tiny_running import Plan, Run, rate
-from scripts.tiny_scenes import pixels
 from scripts.tiny_vocabulary import template_texts, tiny_rank_file
 from scripts.tiny_warmup import edge_loss, pixel_values
+from scripts.train_tiny import add_arguments, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -434,26 +434,6 @@ def test_a_nearer_bin_is_less_wrong() -> None:
     assert even == pytest.approx(4 * np.log(100), rel=1e-4)
 
 
-@torch.no_grad()
-def test_a_fresh_tower_looks_nearby(model: QwenVLForConditionalGeneration) -> None:
-    tower = model.model.vision_tower
-    scene = draw_shapes(split_dice("train", 8), PORTABLE, text=False)
-    seen = pixel_values(torch.tensor(pixels(scene.image))[None])
-    patches = tower.patch_embedding(seen).flatten(2).mT
-    x = tower.pre_layernorm(patches + stretch_positions(tower.position_embedding, CELLS))
-    attention = tower.layers[0].self_attn
-    x = tower.layers[0].layer_norm1(x)
-    q, k = (
-        part(x).view(CELLS, 3, -1).transpose(0, 1) for part in (attention.q_proj, attention.k_proj)
-    )
-    shares = (q @ k.mT * attention.scaling).softmax(-1)
-
-    rows, columns = torch.arange(CELLS) // SIDE, torch.arange(CELLS) % SIDE
-    apart = torch.maximum((rows[:, None] - rows).abs(), (columns[:, None] - columns).abs())
-    near = apart <= 1
-    assert float((shares * near).sum(-1).mean()) > 1.5 * float(near.float().mean())
-
-
 def test_a_muon_step_is_nearly_orthogonal() -> None:
     torch.manual_seed(1)
     for shape in ((3, 24, 48), (2, 48, 24)):
@@ -543,14 +523,51 @@ def _losses(folder: Path, stage: str) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+def _train(folder: Path, stage: str, *flags: str) -> None:
+    script = ROOT / "scripts" / "train_tiny.py"
+    subprocess.run([sys.executable, script, folder, stage, *flags], check=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_the_vision_side_that_was_trained_again(tmp_path: Path) -> None:
+    start = ROOT / "checkpoints" / "Qwen-VL-Tiny-Chat"
+    shipped = {name: value.float() for name, value in load_model(start).state_dict().items()}
+    _train(tmp_path, "vision", "--start", str(start), "--steps", "2", "--rows", "2")
+    _train(tmp_path, "further", "--start", str(start), "--steps", "1", "--rows", "2")
+
+    sight = torch.load(tmp_path / "vision.pt", weights_only=True)["modules"]
+    last = torch.load(tmp_path / "further.pt", weights_only=True)["modules"]
+    for number, side in enumerate(("vision_tower", "multi_modal_projector")):
+        names = [name for name in last if name.startswith(f"model.{side}.")]
+        assert names
+        again = {name: sight[f"{number}.{name.removeprefix(f'model.{side}.')}"] for name in names}
+        assert all(torch.equal(last[name], again[name]) for name in names)
+        assert any(not torch.equal(last[name], shipped[name]) for name in names)
+    head = "lm_head.weight"
+    assert 0 < float((last[head] - shipped[head]).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["further"], "name it with --start"),
+        (["joint"], "name it with --start"),
+        (["language", "--start", "somewhere"], "use `further`"),
+    ],
+)
+def test_a_stage_says_what_it_starts_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    folder = tmp_path / "training"
+    assert run_command(add_arguments, run, [str(folder), *words], about="About.") == 2
+    assert told in capsys.readouterr().err
+    assert not folder.exists()
+
+
 @pytest.mark.slow
 def test_a_minute_of_training_lowers_both_losses(tmp_path: Path) -> None:
-    for stage in ("vision", "language"):
-        subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "train_tiny.py"), str(tmp_path), stage,
-             "--steps", "30", "--rows", "4"],
-            check=True, cwd=ROOT,
-        )  # fmt: skip
+    for stage, rows in (("vision", "24"), ("language", "4")):
+        _train(tmp_path, stage, "--steps", "30", "--rows", rows)
         losses = _losses(tmp_path, stage)
         assert len(losses) == 3
         assert losses[-1] < 0.93 * losses[0], stage
