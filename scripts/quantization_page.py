@@ -191,8 +191,8 @@ def _conditions(told: dict[str, Any]) -> str:
     loads = [run["load"] for run in told["runs"]]
     return (
         f"`{told['command']}`, runs of {' … '.join(dict.fromkeys((dates[0], dates[-1])))}, "
-        f"{told['machine']}, {told['threads']} threads, load {min(loads):.1f} … {max(loads):.1f} before a "
-        f"run; {packages}. Seeded models, float32, 4 bits, groups of 128. "
+        f"{told['machine']}, {told['threads']} threads, load {min(loads):.1f} … {max(loads):.1f} "
+        f"before a run; {packages}. Seeded models, float32, 4 bits, groups of 128. "
         "Layer error: relative output error of a linear, mean over linears; KL in nats; both on "
         "tokens that nobody calibrated with or chose options by. In brackets the range over seeds. "
         "CPU seconds are from the checkpoint on disk to the saved result; ours include the proof."
