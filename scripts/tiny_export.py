@@ -93,5 +93,9 @@ def trained_model(folder: Path, rank_file: bytes) -> QwenVLForConditionalGenerat
     model = fresh_model(rank_file.count(b"\n"))
     states = [folder / f"{stage}.pt" for stage in ("joint", "further", "language")]
     last = next(path for path in states if path.is_file())
-    model.load_state_dict(torch.load(last, weights_only=True)["modules"])
+    kept = torch.load(last, weights_only=True)["modules"]
+    part = "qwen."  # the rest is what the stage throws away
+    model.load_state_dict(
+        {name.removeprefix(part): value for name, value in kept.items() if name.startswith(part)}
+    )
     return model

@@ -15,13 +15,14 @@ from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.rotary import Rotation, rotate
 from scripts.tiny_model import matrices_and_rest
 from scripts.tiny_muon import Muon
-from scripts.tiny_pointers import Looks, looks_of
+from scripts.tiny_pointers import PLACED, Looks, looks_of
 from scripts.tiny_rows import REPORTED
-from scripts.tiny_warmup import pixel_values
+from scripts.tiny_warmup import BINS, edge_loss, pixel_values
 
 MUON = 0.004
 _ADAM = 1e-3
 _LOOK = 0.1  # weight of what is said of where to look
+_PLACE = 0.03  # weight of what is said of boxes that were looked at
 
 
 class Language:
@@ -31,9 +32,14 @@ class Language:
         self, model: QwenVLForConditionalGeneration, *, muon: float = MUON, vision: float = 0.0
     ) -> None:
         self.model, self.text, self._follows = model, model.model.language_model, vision > 0
-        self.modules: nn.Module = model  # the frozen side too, so that a state is a whole model
+        self.places = place_heads(self.text.config.hidden_size)
+        # the frozen side too, so that a state is a whole model
+        self.modules: nn.Module = nn.ModuleDict({"qwen": model, "places": self.places})
         self.optimizers: list[torch.optim.Optimizer] = []
         self._learns([*self.text.named_parameters(), ("lm_head", model.lm_head.weight)], muon, 1.0)
+        self.optimizers.append(
+            torch.optim.AdamW(self.places.parameters(), lr=_ADAM, weight_decay=0.0)
+        )
         if self._follows:
             sides = (model.model.vision_tower, model.model.multi_modal_projector)
             named = [parameter for side in sides for parameter in side.named_parameters()]
@@ -54,13 +60,15 @@ class Language:
             seen: Any = self.model.get_image_features(pictures).pooler_output
         embeddings = embeddings.index_put((batch["places"],), seen.flatten(0, 1))
         looks: dict[str, Tensor] = {}
-        hidden = decode_packed(self.text, embeddings, batch, looks)
+        hidden = decode_packed(self.text, embeddings, batch, looks, self.places)
         learned = batch["labels"] >= 0
         logits = self.model.lm_head(hidden[learned])
         labels, weights = batch["labels"][learned], batch["weights"][learned]
         each = F.cross_entropy(logits, labels, reduction="none")
         answers = (each * weights).sum() / weights.sum()
-        loss = answers + _LOOK * sum(looks.values(), start=answers.new_zeros(()))
+        loss = answers
+        for name, one in looks.items():
+            loss = loss + (_PLACE if name.startswith("place") else _LOOK) * one
         if not measure:
             return loss, {}
         right = logits.argmax(-1) == labels
@@ -74,11 +82,13 @@ def decode_packed(
     embeddings: Tensor,
     batch: dict[str, Tensor],
     looks: dict[str, Tensor] | None = None,
+    places: nn.ModuleDict | None = None,
 ) -> Tensor:
     """Run the decoder over packed rows: (N, hidden) in and out.
 
     Everything but attention works on single tokens, so only attention pays for padding. `looks`
-    gets the losses of the heads that have pointers, as `look <layer>.<head>`.
+    gets the losses of the heads that have pointers, as `look <layer>.<head>`; with `places`, from
+    `place_heads`, also how well boxes are known after the look, as `place <layer>.<head>`.
     """
     rows, offsets = batch["rows"], batch["offsets"]
     shape = int(rows.max()) + 1, int(offsets.max()) + 1
@@ -93,9 +103,36 @@ def decode_packed(
         x = x + mixed
         if looks is not None:
             looks |= {f"look {number}.{head}": loss for head, loss in missed.items()}
+            if pointed is not None and places is not None:
+                looks |= _placed(x, pointed, number, places)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     out: Tensor = text.norm(x)
     return out
+
+
+def place_heads(width: int) -> nn.ModuleDict:
+    """What tells a box, to be thrown away: one for each attention head that has to bring it."""
+    return nn.ModuleDict(
+        {
+            _head_name(*head): nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * BINS))
+            for head in PLACED
+        }
+    )
+
+
+def _head_name(layer: int, number: int) -> str:
+    return f"{layer}-{number}"  # no dots in the name of a module
+
+
+def _placed(x: Tensor, pointed: Looks, layer: int, places: nn.ModuleDict) -> dict[str, Tensor]:
+    found = {}
+    for number in sorted(set(pointed.heads.tolist())):
+        mine = (pointed.heads == number) & (pointed.edges[:, 0] >= 0)
+        if bool(mine.any()):
+            bins = places[_head_name(layer, number)](x[pointed.tokens[mine]])
+            loss = edge_loss(bins.view(-1, 4, BINS), pointed.edges[mine])
+            found[f"place {layer}.{number}"] = loss
+    return found
 
 
 def _attend(

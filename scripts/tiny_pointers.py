@@ -19,7 +19,7 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from qwen_vl.scene_drawing import Scene
+from qwen_vl.scene_drawing import Box, Scene
 from qwen_vl.scene_tasks import Question
 from scripts.tiny_cells import CELLS, cells_of, own_cell
 from scripts.tiny_prompts import Asked
@@ -40,6 +40,7 @@ ONE, OTHER = Head(2, 1), Head(2, 2)  # the two names of a relation, from where i
 COUNTED = Head(2, 3)  # one cell of each thing counted, and the row's first token, evenly
 COUNTED_SECOND = Head(2, 2)  # the same in the second picture
 CHOSEN = Head(3, 0)  # the right option
+PLACED = (NAMED, TOLD, ONE, OTHER)  # of these, what they brought has to tell a box
 _READ = ("reading", "glyphs", "caption")  # questions whose answers tell what is printed
 
 
@@ -49,7 +50,8 @@ class Pointer:
 
     `cells` are counted through all pictures, `tokens` in the question. Without either it is the
     row's first token. The head may look at any of them, or, with `evenly`, has to look at all alike
-    and as much at the first token: how much is left there then tells their number.
+    and as much at the first token: how much is left there then tells their number. `box` is what
+    the token has to know when the head has looked.
     """
 
     place: int
@@ -57,6 +59,7 @@ class Pointer:
     cells: tuple[int, ...] = ()
     tokens: tuple[int, ...] = ()
     evenly: bool = False
+    box: Box | None = None
 
     @property
     def first(self) -> bool:
@@ -86,7 +89,7 @@ def pointers(
     if question.kind == "relation":
         for head, box in zip((ONE, OTHER), question.about, strict=True):
             name = next(t.name(question.language) for t in scene.objects if t.box == box)
-            found.append(Pointer(text.asking, head, tokens=(text.last(name),)))
+            found.append(Pointer(text.asking, head, tokens=(text.last(name),), box=box))
     if question.kind == "choice":
         found += _chosen(text, question)
     return tuple(found)
@@ -124,7 +127,8 @@ def _named(text: _Text, question: Question, scene: Scene) -> Iterator[Pointer]:
     for thing in scene.objects:
         name = thing.name(question.language)
         for at in text.places(name):
-            yield Pointer(text.token(at + len(name.encode()) - 1), NAMED, cells_of(thing.box))
+            last = text.token(at + len(name.encode()) - 1)
+            yield Pointer(last, NAMED, cells_of(thing.box), box=thing.box)
     if question.kind == "presence" and not question.about:
         yield Pointer(text.last(question.sought), NAMED)
 
@@ -134,7 +138,7 @@ def _told(text: _Text, question: Question, scene: Scene) -> Iterator[Pointer]:
         cells, start = cells_of(question.box), text.whole.rindex(b"<box>")
         for at in range(start, len(text.whole)):
             if text.whole[at : at + 1].isdigit():
-                yield Pointer(text.token(at) - 1, TOLD, cells)
+                yield Pointer(text.token(at) - 1, TOLD, cells, box=question.box)
     elif question.kind in ("caption", "region"):
         yield from _names_told(text, question, scene)
     elif len(question.about) == 1 and not question.counts:
@@ -188,6 +192,8 @@ class Looks:
     offsets: Tensor  # (P,) of the token in its row
     keys: Tensor  # (P, length): what it has to look at
     evenly: Tensor  # (P,)
+    tokens: Tensor  # (P,) of the token in the batch
+    edges: Tensor  # (P, 4) of the box to know, in [0, 1); -1 where there is none
 
     def losses(self, q: Tensor, k: Tensor, mask: Tensor) -> dict[int, Tensor]:
         """For each head the mean of what its pointers miss.
@@ -221,4 +227,5 @@ def looks_of(batch: dict[str, Tensor], layer: int) -> Looks | None:
         return None
     tokens = batch["pointer_tokens"][mine]
     return Looks(batch["pointer_heads"][mine], batch["rows"][tokens], batch["offsets"][tokens],
-                 batch["pointer_keys"][mine], batch["pointer_evenly"][mine])  # fmt: skip
+                 batch["pointer_keys"][mine], batch["pointer_evenly"][mine], tokens,
+                 batch["pointer_edges"][mine])  # fmt: skip

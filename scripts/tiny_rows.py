@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from qwen_vl.ranks import build_encoding
 from qwen_vl.scene_dice import Dice
-from qwen_vl.scene_drawing import Style, draw, draw_shapes
+from qwen_vl.scene_drawing import GRID, Style, draw, draw_shapes
 from qwen_vl.scene_pairs import compare
 from qwen_vl.scene_small_talk import small_talk
 from qwen_vl.scene_tasks import (
@@ -147,7 +147,8 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     (answer length ** -0.5), `questions` (number in the batch, -1 in prefixes); `kinds` of the Q
     questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order. Of
     the P pointers: `pointer_tokens` (place in N), `pointer_layers`, `pointer_heads`,
-    `pointer_evenly`, and `pointer_keys` (P, longest row): the places in the row to look at.
+    `pointer_evenly`, `pointer_keys` (P, longest row): the places in the row to look at; and
+    `pointer_edges` (P, 4): those of the box to know then, in [0, 1), or -1.
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _FLAT}
     kinds: list[int] = []
@@ -178,6 +179,7 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
         "pointer_heads": np.array([point.pointer.head.number for point in points], np.int64),
         "pointer_evenly": np.array([point.pointer.evenly for point in points], bool),
         "pointer_keys": keys,
+        "pointer_edges": np.array([_edges(point.pointer) for point in points], np.float32),
     }
     return {**flat, "kinds": np.array(kinds), "pixels": np.stack(shown), "places": places}
 
@@ -198,6 +200,10 @@ def _points(row: Row, before: int, pad_id: int) -> Iterator[_Point]:
             keys = [*(visual[cell] for cell in one.cells), *(start + n for n in one.tokens)]
             yield _Point(before + start + one.place, (*keys, *((0,) if one.first else ())), one)
         start += len(asked.ids)
+
+
+def _edges(pointer: Pointer) -> tuple[float, ...]:
+    return (-1.0,) * 4 if pointer.box is None else tuple(edge / GRID for edge in pointer.box)
 
 
 def _append(

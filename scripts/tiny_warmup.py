@@ -24,9 +24,9 @@ PICTURES = 48
 _EMPTY_WEIGHT = 0.25  # most cells show nothing
 MUON, _ADAM = 0.02, 1e-3
 _PLACE, _EDGE = 8.0, 0.5  # weights of the gap, a share of the picture, and of an edge's bins
-_BINS = 100  # of an edge: boxes are told in hundredths of the picture
+BINS = 100  # of an edge: boxes are told in hundredths of the picture
 _SPREAD = 1.0  # bins; the nearer a guess, the less it is wrong
-_PARTS = [*CLASSES.values(), *[10] * DIGITS, 6, 4 * _BINS]  # outputs of the heads
+_PARTS = [*CLASSES.values(), *[10] * DIGITS, 6, 4 * BINS]  # outputs of the heads
 
 
 class CellHeads(nn.Module):
@@ -72,11 +72,11 @@ def cell_loss(out: Tensor, targets: dict[str, Tensor], *, measure: bool) -> Cell
             right[name] = right.get(name, 0.0) + share / (DIGITS // 2)
     places = targets["places"].mT[filled]
     gaps = (parts[-2][filled] - places).abs()
-    bins = parts[-1][filled].view(-1, 4, _BINS)
+    bins = parts[-1][filled].view(-1, 4, BINS)
     loss = loss + _PLACE * gaps.mean() + _EDGE * edge_loss(bins, places[:, 2:])
     if measure:
         right["edge gap"] = float(gaps.detach()[:, 2:].mean())
-        right["bin gap"] = float((bins.argmax(-1) / _BINS - places[:, 2:]).abs().mean())
+        right["bin gap"] = float((bins.argmax(-1) / BINS - places[:, 2:]).abs().mean())
     return CellLoss(loss, right)
 
 
@@ -89,7 +89,7 @@ def edge_loss(bins: Tensor, edges: Tensor) -> Tensor:
         bins: (cells, 4, 100) logits.
         edges: (cells, 4) in [0, 1).
     """
-    away = edges[..., None] * _BINS - torch.arange(_BINS)
+    away = edges[..., None] * BINS - torch.arange(BINS)
     bell = (-0.5 * (away / _SPREAD).square()).softmax(-1)
     losses = torch.logsumexp(bins, -1) - (bell * bins).sum(-1)
     return losses.sum(-1).mean()

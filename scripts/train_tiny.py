@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.stage in ("further", "joint") and args.start is None:
         raise UsageError(f"`{args.stage}` goes on from a checkpoint: name it with --start")
+    if args.start is not None and not (args.start / "training.json").is_file():
+        raise UsageError(f"{args.start} is no checkpoint of scripts/ship_tiny.py")
     if args.stage == "language" and args.start is not None:
         raise UsageError("`language` starts afresh: use `further` to go on from a checkpoint")
     torch.set_num_threads(args.threads)

@@ -34,8 +34,9 @@ from qwen_vl.scene_tasks import (
 from qwen_vl.scene_words import COLOURS, LANGUAGES, Language
 from qwen_vl.scenes import MIXED, PORTABLE, Sample, samples
 from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets, cells_of, own_cell
+from scripts.tiny_export import trained_model
 from scripts.tiny_language import Language as LanguageStage
-from scripts.tiny_language import decode_packed
+from scripts.tiny_language import decode_packed, place_heads
 from scripts.tiny_model import IMAGE_SIZE, IMAGE_TOKENS, fresh_model, original_config
 from scripts.tiny_muon import orthogonalised
 from scripts.tiny_pointers import (
@@ -46,6 +47,7 @@ from scripts.tiny_pointers import (
     NAMED_SECOND,
     ONE,
     OTHER,
+    PLACED,
     TOLD,
     Head,
     Looks,
@@ -225,6 +227,8 @@ def test_a_relation_looks_at_both_names_and_a_choice_at_the_right_option(
             ((told, _, one),), ((_, _, other),) = found[ONE], found[OTHER]
             assert told.endswith("assistant\n")
             assert not told.endswith(question.answer)
+            for head, box in zip((ONE, OTHER), question.about, strict=True):
+                assert [point.box for _, point, _ in found[head]] == [box]
             names = [next(t for t in scene.objects if t.box == box) for box in question.about]
             assert question.text.index(names[0].name(language)) < question.text.index(
                 names[1].name(language)
@@ -332,6 +336,8 @@ def test_pointers_lie_where_the_batch_has_their_keys(writer: Writer) -> None:
                 assert (0 in keys) == one.first
                 words = [k - at for k in keys if k >= at]
                 assert words == list(one.tokens)
+                edges = [-1000] * 4 if one.box is None else list(one.box)
+                assert batch["pointer_edges"][number] * 1000 == pytest.approx(edges)
                 number += 1
             at += len(asked.ids)
     assert number == len(batch["pointer_tokens"]) > 100
@@ -351,7 +357,7 @@ def test_the_loss_of_a_look_is_what_the_head_does_not_see() -> None:
         share = (len(on) * weights[on]).log().mean() if evenly else weights[on].sum().log()
         expected.setdefault(head, []).append(-share)
     heads, rows, tokens, even = (torch.tensor([one[n] for one in looked]) for n in (0, 1, 2, 4))
-    looks = Looks(heads, rows, tokens, keys, even)
+    looks = Looks(heads, rows, tokens, keys, even, tokens, -torch.ones(3, 4))
 
     found = looks.losses(q, k, mask)
 
@@ -366,7 +372,7 @@ def test_an_even_look_costs_nothing() -> None:
     mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
     k = torch.where(keys[0], 100.0, -100.0)[None, None, :, None]
     nought, last = torch.tensor([0]), torch.tensor([5])
-    looks = Looks(nought, nought, last, keys, torch.tensor([True]))
+    looks = Looks(nought, nought, last, keys, torch.tensor([True]), last, -torch.ones(1, 4))
 
     assert float(looks.losses(torch.ones(1, 1, 6, 1), k, mask)[0]) == pytest.approx(0, abs=1e-5)
 
@@ -432,6 +438,36 @@ def test_a_nearer_bin_is_less_wrong() -> None:
     assert right < near < far
     even = float(edge_loss(torch.zeros(1, 4, 100), edges))
     assert even == pytest.approx(4 * np.log(100), rel=1e-4)
+
+
+def test_a_box_is_asked_for_where_a_head_brought_it(
+    model: QwenVLForConditionalGeneration, writer: Writer
+) -> None:
+    rows = [make_row(split_dice("train", 3, n), writer, PORTABLE) for n in range(30)]
+    batch = {k: torch.from_numpy(v) for k, v in pack(rows, writer.pad_id).items()}
+    text = model.model.language_model
+    places = place_heads(text.config.hidden_size)
+    asked = {
+        (int(layer), int(head))
+        for layer, head, edges in zip(
+            batch["pointer_layers"], batch["pointer_heads"], batch["pointer_edges"], strict=True
+        )
+        if edges[0] >= 0
+    }
+    assert asked == set(PLACED)
+    looks: dict[str, torch.Tensor] = {}
+
+    decode_packed(text, text.embed_tokens(batch["ids"]), batch, looks, places)
+
+    for layer, head in PLACED:
+        loss = looks[f"place {layer}.{head}"]
+        assert float(loss) == pytest.approx(4 * np.log(100), rel=0.1)  # nothing is known yet
+        bringing = text.layers[layer].self_attn.v_proj.weight
+        (moved,) = torch.autograd.grad(loss, [bringing], retain_graph=True)
+        assert moved.abs().max() > 0
+    later = text.layers[PLACED[0].layer + 1].self_attn.v_proj.weight
+    first = looks["place 1.0"]
+    assert torch.autograd.grad(first, [later], allow_unused=True) == (None,)
 
 
 def test_a_muon_step_is_nearly_orthogonal() -> None:
@@ -536,7 +572,8 @@ def test_a_checkpoint_goes_on_with_the_vision_side_that_was_trained_again(tmp_pa
     _train(tmp_path, "further", "--start", str(start), "--steps", "1", "--rows", "2")
 
     sight = torch.load(tmp_path / "vision.pt", weights_only=True)["modules"]
-    last = torch.load(tmp_path / "further.pt", weights_only=True)["modules"]
+    kept = torch.load(tmp_path / "further.pt", weights_only=True)["modules"]
+    last = {name.removeprefix("qwen."): one for name, one in kept.items() if "qwen." in name}
     for number, side in enumerate(("vision_tower", "multi_modal_projector")):
         names = [name for name in last if name.startswith(f"model.{side}.")]
         assert names
@@ -545,6 +582,9 @@ def test_a_checkpoint_goes_on_with_the_vision_side_that_was_trained_again(tmp_pa
         assert any(not torch.equal(last[name], shipped[name]) for name in names)
     head = "lm_head.weight"
     assert 0 < float((last[head] - shipped[head]).abs().max()) < 0.01
+    trained = trained_model(tmp_path, (start / "qwen.tiktoken").read_bytes()).state_dict()
+    assert trained.keys() == last.keys()
+    assert all(torch.equal(trained[name], last[name]) for name in last)
 
 
 @pytest.mark.parametrize(
@@ -552,12 +592,18 @@ def test_a_checkpoint_goes_on_with_the_vision_side_that_was_trained_again(tmp_pa
     [
         (["further"], "name it with --start"),
         (["joint"], "name it with --start"),
-        (["language", "--start", "somewhere"], "use `further`"),
+        (["language", "--start", "checkpoints/Qwen-VL-Tiny-Chat"], "use `further`"),
+        (["joint", "--start", "nowhere"], "nowhere is no checkpoint"),
     ],
 )
 def test_a_stage_says_what_it_starts_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    told: str,
 ) -> None:
+    monkeypatch.chdir(ROOT)
     folder = tmp_path / "training"
     assert run_command(add_arguments, run, [str(folder), *words], about="About.") == 2
     assert told in capsys.readouterr().err
