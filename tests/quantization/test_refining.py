@@ -84,7 +84,7 @@ def test_sweeps_over_several_blocks_are_those_of_the_formulas(group: int) -> Non
     refine(w, factor, natural, grid, solution, group=group, sweeps=1)
 
     moved = (wanted.codes != start.codes).float().mean()
-    assert moved > 0.05
+    assert moved > 0.02
     # a tie that the order of sums breaks moves some codes of its row
     assert (solution.codes != wanted.codes).float().mean() < 0.02 * moved
     assert torch.allclose(solution.scales, wanted.scales, rtol=1e-3)
