@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.start} is no checkpoint of scripts/ship_tiny.py")
     if args.stage == "language" and args.start is not None:
         raise UsageError("`language` starts afresh: use `further` to go on from a checkpoint")
+    if args.stage == "language" and not (args.folder / "vision.pt").is_file():
+        raise UsageError(f"{args.folder} has no vision side: run the stage `vision` there first")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.folder.mkdir(parents=True, exist_ok=True)

@@ -596,6 +596,7 @@ def test_a_checkpoint_goes_on_with_the_vision_side_that_was_trained_again(tmp_pa
         (["joint"], "name it with --start"),
         (["language", "--start", "checkpoints/Qwen-VL-Tiny-Chat"], "use `further`"),
         (["joint", "--start", "nowhere"], "nowhere is no checkpoint"),
+        (["language"], "run the stage `vision` there first"),
     ],
 )
 def test_a_stage_says_what_it_starts_from(
