@@ -18,7 +18,7 @@ from PIL import Image
 from qwen_vl.scene_dice import Dice, Split, split_dice
 from qwen_vl.scene_drawing import DEFAULT_SIZE, Box, Scene, SceneKind, Style, draw, draw_shapes
 from qwen_vl.scene_pairs import compare
-from qwen_vl.scene_small_talk import small_talk
+from qwen_vl.scene_small_talk import small_talk, unknown
 from qwen_vl.scene_tasks import (
     Question,
     Task,
@@ -92,7 +92,8 @@ KINDS: dict[str, tuple[SceneKind, Task]] = {
     "dialogue": ("shapes", talk),
     "glyphs": ("glyphs", read_glyph),
 }
-_NUMBERS = {kind: number for number, kind in enumerate((*KINDS, "comparison", "small talk"))}
+TEXT_ONLY = {"small talk": small_talk, "unknown": unknown}  # kinds without a picture
+_NUMBERS = {kind: number for number, kind in enumerate((*KINDS, "comparison", *TEXT_ONLY))}
 # the kinds that `samples` takes turns with
 MIXED = (
     "caption", "grounding", "colour", "counting", "relation", "reading", "comparison",
@@ -128,8 +129,8 @@ def samples(
 
 def sample(kind: str, dice: Dice, language: Language, style: Style = PORTABLE) -> Sample:
     """Make one sample, drawing scenes until one can be asked about."""
-    if kind == "small talk":
-        return _sample(small_talk(dice, language), ())
+    if kind in TEXT_ONLY:
+        return _sample(TEXT_ONLY[kind](dice, language), ())
     question: Question | None
     scenes: tuple[Scene, ...]
     while True:

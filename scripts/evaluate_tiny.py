@@ -95,7 +95,9 @@ def _line(task: Any, told: dict[str, Any]) -> str:
         part = f"{language} {facts['right']:.3f} [{low:.3f}, {high:.3f}]"
         if "mean_iou" in facts:
             part += f" IoU {facts['mean_iou']:.3f}"
-        parts.append(f"{part} shuffled {facts['shuffled']['right']:.2f}")
+        if "shuffled" in facts:
+            part += f" shuffled {facts['shuffled']['right']:.2f}"
+        parts.append(part)
     name = "unseen fonts" if task.unseen else task.kind
     return f"{name:12} {' | '.join(parts)}"
 

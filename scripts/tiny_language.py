@@ -55,10 +55,11 @@ class Language:
     def step(self, batch: dict[str, Tensor], *, measure: bool) -> tuple[Tensor, dict[str, float]]:
         """The loss of packed rows; measured, the share of questions answered right, by kind."""
         embeddings = self.text.embed_tokens(batch["ids"])
-        with torch.set_grad_enabled(self._follows):
-            pictures = pixel_values(batch["pixels"])
-            seen: Any = self.model.get_image_features(pictures).pooler_output
-        embeddings = embeddings.index_put((batch["places"],), seen.flatten(0, 1))
+        if len(batch["pixels"]):
+            with torch.set_grad_enabled(self._follows):
+                pictures = pixel_values(batch["pixels"])
+                seen: Any = self.model.get_image_features(pictures).pooler_output
+            embeddings = embeddings.index_put((batch["places"],), seen.flatten(0, 1))
         looks: dict[str, Tensor] = {}
         hidden = decode_packed(self.text, embeddings, batch, looks, self.places)
         learned = batch["labels"] >= 0

@@ -19,7 +19,7 @@ from qwen_vl.ranks import build_encoding
 from qwen_vl.scene_dice import Dice
 from qwen_vl.scene_drawing import GRID, Style, draw, draw_shapes
 from qwen_vl.scene_pairs import compare
-from qwen_vl.scene_small_talk import small_talk
+from qwen_vl.scene_small_talk import small_talk, unknown
 from qwen_vl.scene_tasks import (
     TASKS,
     Question,
@@ -36,17 +36,18 @@ from qwen_vl.scene_tasks import (
     talk,
 )
 from qwen_vl.scene_words import LANGUAGES
-from qwen_vl.scenes import KINDS
-from scripts.tiny_model import IMAGE_TOKENS
+from qwen_vl.scenes import KINDS, TEXT_ONLY
+from scripts.tiny_model import IMAGE_SIZE, IMAGE_TOKENS
 from scripts.tiny_pointers import Pointer, pointers
 from scripts.tiny_prompts import Asked, Writer
 from scripts.tiny_scenes import pick_kind, pixels, training_dice, training_style
 
 ROWS = 16
 _QUESTIONS = 10
+_UNKNOWN = 6  # such questions in each language are tried for a row without a picture
 _LONGEST = 320  # tokens of a row
 _PLAIN, _UNLABELLED = 15, 10  # percent of rows with other prefixes
-SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "small talk": 1}
+SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "talk": 5}
 # what a model that knows colours and shapes has yet to learn: a task's share where it differs
 FURTHER: Mapping[Task, int] = {
     ask_colour: 1, ask_shape: 1, ask_presence: 3, count_things: 6, relate: 6, ground: 8,
@@ -55,7 +56,7 @@ FURTHER: Mapping[Task, int] = {
 _FLAT = ("ids", "positions", "rows", "offsets", "segments", "labels", "weights", "questions")
 REPORTED = tuple(
     kind + ending
-    for kind in (*KINDS, "comparison", "small talk")
+    for kind in (*KINDS, "comparison", *TEXT_ONLY)
     for ending in ("", ", plain")
 )  # fmt: skip
 
@@ -78,10 +79,8 @@ def make_row(
     if not style.glyph_faces:
         del shares["glyphs"]
     kind = pick_kind(dice, shares)
-    if kind == "small talk":
-        questions = [small_talk(dice, language) for language in LANGUAGES]
-        return Row((), tuple(writer.chat_prefix(0, labelled=True)),
-                   tuple(writer.chat(one) for one in questions))  # fmt: skip
+    if kind == "talk":
+        return _text_row(dice, writer)
     if kind == "pair":
         return _pair_row(dice, writer, style)
     scene = draw(kind, dice, style)  # type: ignore[arg-type]  # the other keys are scene kinds
@@ -109,6 +108,20 @@ def make_row(
         if len(found) == _QUESTIONS:
             break
     return Row((scene.image,), tuple(prefix), tuple(found.values()), tuple(points))
+
+
+def _text_row(dice: Dice, writer: Writer) -> Row:
+    """No picture: small talk in each language, then what is unknown, while there is room."""
+    prefix = writer.chat_prefix(0, labelled=True)
+    known = [small_talk(dice, language) for language in LANGUAGES]
+    others = [unknown(dice, language) for language in LANGUAGES * _UNKNOWN]
+    found: list[Asked] = []
+    room = _LONGEST - len(prefix)
+    for asked in (writer.chat(one) for one in (*known, *others)):
+        if len(asked.ids) <= room:
+            found.append(asked)
+            room -= len(asked.ids)
+    return Row((), tuple(prefix), tuple(found))
 
 
 def _ask(dice: Dice, task: Task, scene: Any) -> Question | None:
@@ -181,7 +194,9 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
         "pointer_keys": keys,
         "pointer_edges": np.array([_edges(point.pointer) for point in points], np.float32),
     }
-    return {**flat, "kinds": np.array(kinds), "pixels": np.stack(shown), "places": places}
+    none = np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    seen = np.stack(shown) if shown else none
+    return {**flat, "kinds": np.array(kinds), "pixels": seen, "places": places}
 
 
 class _Point(NamedTuple):

@@ -53,7 +53,7 @@ def warmup_scene(seed: int, step: int, index: int, progress: float) -> Scene:
     """A scene of the vision warm-up: text more often than later, for it is the hardest to see."""
     dice = training_dice(seed, step, index)
     style = training_style(progress)
-    shares: dict[SceneKind, int] = {"shapes": 45, "text": 35, "chart": 8}
+    shares: dict[SceneKind, int] = {"shapes": 42, "text": 44, "chart": 5}
     if style.glyph_faces:
-        shares["glyphs"] = 12
+        shares["glyphs"] = 9
     return draw(pick_kind(dice, shares), dice, style)

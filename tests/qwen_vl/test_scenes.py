@@ -12,8 +12,9 @@ from PIL import Image
 from qwen_vl.scene_dice import SPLITS, split_dice
 from qwen_vl.scene_drawing import GRID, Bar, Box, Scene, SceneKind, Style, draw
 from qwen_vl.scene_fonts import chinese_faces, trained_faces, unseen_faces
-from qwen_vl.scene_words import COLOURS, SHAPES
-from qwen_vl.scenes import KINDS, MIXED, Sample, digest, draw_scene, samples
+from qwen_vl.scene_small_talk import ANSWER, TALK
+from qwen_vl.scene_words import COLOURS, LANGUAGES, SHAPES, Language
+from qwen_vl.scenes import KINDS, MIXED, TEXT_ONLY, Sample, digest, draw_scene, samples
 
 _BOX = re.compile(r"<ref>(.+)</ref><box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>")
 
@@ -197,11 +198,29 @@ def test_a_comparison_shows_two_images_and_a_dialogue_shows_one_in_its_past() ->
     assert len(by_kind["small talk"].history) == 1
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_text_that_is_not_known_is_never_what_is_known_and_has_one_answer(
+    language: Language,
+) -> None:
+    asked = list(samples(4, 400, language=language, split="train", kinds=("unknown",)))
+    taught = {question for question, _ in TALK[language]}
+
+    assert {one.answer for one in asked} == {ANSWER[language]}
+    assert all(one.images == () and one.question not in taught for one in asked)
+    made_up = {one.question for one in asked}
+    assert len(made_up) > 350  # one in ten asks about a picture that is not there
+    before = [one.history[0] for one in asked if one.history]
+    assert 0.2 * len(asked) < len(before) < 0.5 * len(asked)
+    assert {answer for question, answer in before if question not in taught} == {ANSWER[language]}
+    assert set(before) >= set(TALK[language])
+    assert all(question.isascii() == (language == "en") for question in made_up)
+
+
 def test_every_word_of_a_thing_has_a_task_to_ask_about_it() -> None:
     asked = " ".join(sample.question + sample.answer for sample in samples(3, 400, language="en"))
 
     assert all(named.en in asked for named in (*COLOURS, *SHAPES))
-    assert set(MIXED) <= {*KINDS, "comparison", "small talk"}
+    assert set(MIXED) <= {*KINDS, "comparison", *TEXT_ONLY}
 
 
 def test_a_shorter_run_is_the_beginning_of_a_longer_one() -> None:

@@ -73,9 +73,14 @@ def _figures() -> dict[str, Any]:
     facts = {"n": 6, "right": 0.5, "interval": [0.2, 0.8], "commonest_answer": 0.25,
              "shuffled": {"right": 0.125}, "mean_iou": 0.875,
              "mean_iou_interval": [0.75, 0.9]}  # fmt: skip
+    blind = {name: fact for name, fact in facts.items() if name != "shuffled"}
     return {
         "command": "python scripts/evaluate_tiny.py CHECKPOINT",
-        "kinds": {"colour": {"en": facts, "zh": facts}, "grounding": {"en": facts}},
+        "kinds": {
+            "colour": {"en": facts, "zh": facts},
+            "grounding": {"en": facts},
+            "unknown": {"en": blind},
+        },
         "unseen_fonts": {"en": facts, "zh": facts, "fonts": [{"name": "Strange"}]},
     }
 
@@ -89,6 +94,7 @@ def test_the_card_says_what_the_figures_say(tmp_path: Path) -> None:
     text = card_body(about, training, _figures())
 
     assert "| colour | zh | 6 | 50.0 % | 20.0 … 80.0 | ≥ 97 % | 12.5 % | 25.0 % |" in text
+    assert "| unknown | en | 6 | 50.0 % | 20.0 … 80.0 |  | no picture | 25.0 % |" in text
     assert "en 0.875 (0.750 … 0.900)" in text
     assert "(Strange)" in text
     assert "Measured" not in card_body(about, training, None)

@@ -96,7 +96,8 @@ def test_what_is_trained_on_is_the_prompt_that_chat_makes(
     tokenizer = load_tokenizer(tmp_path)
     start = tokenizer.special_ids[IMG_START]
 
-    for sample in samples(5, 2 * len(MIXED)):
+    mixed, unknown = samples(5, 2 * len(MIXED)), samples(5, 12, kinds=("unknown",))
+    for sample in (*mixed, *unknown):
         prefix = writer.chat_prefix(len(sample.images), labelled=True)
         asked = writer.chat(_question(sample))
         inputs = chat_inputs(
@@ -151,6 +152,24 @@ def test_only_answers_and_their_ends_are_learned(writer: Writer) -> None:
         told = [ids for ids, learned in zip(asked.ids, asked.learned, strict=True) if learned]
         assert labels[labels >= 0].tolist() == told
         start += len(asked.ids)
+
+
+def test_a_batch_without_a_picture_is_learned_from_too(
+    model: QwenVLForConditionalGeneration, writer: Writer
+) -> None:
+    rows = [make_row(split_dice("train", 12, n), writer, PORTABLE) for n in range(120)]
+    texts = [row for row in rows if not row.images][:2]
+    kinds = [asked.kind for asked in texts[0].asked]
+    assert kinds[:2] == ["small talk"] * 2
+    assert {*kinds[2:]} == {"unknown"}
+    assert all(len(row.prefix) + sum(len(a.ids) for a in row.asked) <= 320 for row in texts)
+
+    batch = {k: torch.from_numpy(v) for k, v in pack(texts, writer.pad_id).items()}
+    loss, facts = LanguageStage(model).step(batch, measure=True)
+
+    assert len(batch["pixels"]) == 0
+    assert {*facts} == {"answers", "small talk", "unknown"}
+    assert 0 < float(loss.detach()) == pytest.approx(facts["answers"])
 
 
 def _pointed(writer: Writer, question: Question, scenes: tuple[Scene, ...]) -> dict[Head, Any]:
