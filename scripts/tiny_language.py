@@ -15,7 +15,7 @@ from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.rotary import Rotation, rotate
 from scripts.tiny_model import matrices_and_rest
 from scripts.tiny_muon import Muon
-from scripts.tiny_pointers import PLACED, Looks, looks_of
+from scripts.tiny_pointers import ONE, OTHER, PLACED, Looks, looks_of
 from scripts.tiny_rows import REPORTED
 from scripts.tiny_warmup import BINS, edge_loss, pixel_values
 
@@ -23,6 +23,9 @@ MUON = 0.004
 _ADAM = 1e-3
 _LOOK = 0.1  # weight of what is said of where to look
 _PLACE = 0.03  # weight of what is said of boxes that were looked at
+_SIDE = 0.2  # weight of what is said of two boxes
+_SIDES = "sides"
+_APART = 0.03  # of the picture: nearer centres are on no side
 
 
 class Language:
@@ -69,7 +72,8 @@ class Language:
         answers = (each * weights).sum() / weights.sum()
         loss = answers
         for name, one in looks.items():
-            loss = loss + (_PLACE if name.startswith("place") else _LOOK) * one
+            weight = _SIDE if name == _SIDES else _PLACE if name.startswith("place") else _LOOK
+            loss = loss + weight * one
         if not measure:
             return loss, {}
         right = logits.argmax(-1) == labels
@@ -107,16 +111,22 @@ def decode_packed(
             if pointed is not None and places is not None:
                 looks |= _placed(x, pointed, number, places)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
+        if looks is not None and pointed is not None and places is not None:
+            looks |= _sided(x, pointed, number, places)
     out: Tensor = text.norm(x)
     return out
 
 
 def place_heads(width: int) -> nn.ModuleDict:
-    """What tells a box, to be thrown away: one for each attention head that has to bring it."""
+    """What tells a box, to be thrown away: one for each attention head that has to bring it.
+
+    And one, "sides", that tells from both boxes of a relation which is further right and down.
+    """
+    asked = {_head_name(*head): 4 * BINS for head in PLACED} | {_SIDES: 2}
     return nn.ModuleDict(
         {
-            _head_name(*head): nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * BINS))
-            for head in PLACED
+            name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+            for name, outputs in asked.items()
         }
     )
 
@@ -134,6 +144,22 @@ def _placed(x: Tensor, pointed: Looks, layer: int, places: nn.ModuleDict) -> dic
             loss = edge_loss(bins.view(-1, 4, BINS), pointed.edges[mine])
             found[f"place {layer}.{number}"] = loss
     return found
+
+
+def _sided(x: Tensor, pointed: Looks, layer: int, places: nn.ModuleDict) -> dict[str, Tensor]:
+    """How well the token that has both boxes knows where the first is from the second."""
+    if layer != ONE.layer:
+        return {}
+    placed = pointed.edges[:, 0] >= 0
+    one, other = (placed & (pointed.heads == head.number) for head in (ONE, OTHER))
+    if not bool(one.any()):
+        return {}
+    centres = (pointed.edges[:, :2] + pointed.edges[:, 2:]) / 2
+    apart = centres[one] - centres[other]
+    told = places[_SIDES](x[pointed.tokens[one]])
+    each = F.binary_cross_entropy_with_logits(told, (apart > 0).float(), reduction="none")
+    sure = apart.abs() >= _APART
+    return {_SIDES: (each * sure).sum() / sure.sum().clamp(min=1)}
 
 
 def _attend(

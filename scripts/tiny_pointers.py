@@ -21,6 +21,7 @@ from torch import Tensor
 
 from qwen_vl.scene_drawing import Box, Scene
 from qwen_vl.scene_tasks import Question
+from qwen_vl.scene_words import SIDES
 from scripts.tiny_cells import CELLS, cells_of, own_cell
 from scripts.tiny_prompts import Asked
 
@@ -35,7 +36,8 @@ class Head(NamedTuple):
 # what the head looks at, from which token
 NAMED = Head(1, 0)  # the thing in the first picture, from the end of its name
 NAMED_SECOND = Head(1, 1)  # the same in the second picture
-TOLD = Head(2, 0)  # what is told next: digits of a box, characters, names, a colour, a value
+# what is told next: digits of a box, characters, names, a colour, a value; or the side asked about
+TOLD = Head(2, 0)
 ONE, OTHER = Head(2, 1), Head(2, 2)  # the two names of a relation, from where it is answered
 COUNTED = Head(2, 3)  # one cell of each thing counted, and the row's first token, evenly
 COUNTED_SECOND = Head(2, 2)  # the same in the second picture
@@ -90,6 +92,9 @@ def pointers(
         for head, box in zip((ONE, OTHER), question.about, strict=True):
             name = next(t.name(question.language) for t in scene.objects if t.box == box)
             found.append(Pointer(text.asking, head, tokens=(text.last(name),), box=box))
+        said = [word for side in SIDES.values() if (word := side.word(question.language))
+                in question.text]  # fmt: skip
+        found += [Pointer(text.asking, TOLD, tokens=(text.last(word),)) for word in said]
     if question.kind == "choice":
         found += _chosen(text, question)
     return tuple(found)

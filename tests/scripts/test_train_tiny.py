@@ -31,12 +31,12 @@ from qwen_vl.scene_tasks import (
     read,
     relate,
 )
-from qwen_vl.scene_words import COLOURS, LANGUAGES, Language
+from qwen_vl.scene_words import COLOURS, LANGUAGES, SIDES, Language
 from qwen_vl.scenes import MIXED, PORTABLE, Sample, samples
 from scripts.tiny_cells import CELLS, CLASSES, SIDE, cell_targets, cells_of, own_cell
 from scripts.tiny_export import trained_model
 from scripts.tiny_language import Language as LanguageStage
-from scripts.tiny_language import decode_packed, place_heads
+from scripts.tiny_language import _sided, decode_packed, place_heads
 from scripts.tiny_model import IMAGE_SIZE, IMAGE_TOKENS, fresh_model, original_config
 from scripts.tiny_muon import orthogonalised
 from scripts.tiny_pointers import (
@@ -254,7 +254,12 @@ def test_a_relation_looks_at_both_names_and_a_choice_at_the_right_option(
             )
             for (word,), thing in zip((one, other), names, strict=True):
                 assert thing.name(language).endswith(word.strip())
-            seen.add("relation")
+            said = [side.word(language) for side in SIDES.values()]
+            asked_for = [word for word in said if word in question.text]
+            for (told, _, (word,)), side in zip(found.get(TOLD, []), asked_for, strict=True):
+                assert told.endswith("assistant\n")
+                assert side.endswith(word.strip())
+            seen.add("side" if asked_for else "relation")
         for question in _asked(choose, scene, language, n):
             right = question.choices["ABCD".index(question.answer)]
             found = _pointed(writer, question, (scene,))
@@ -262,7 +267,7 @@ def test_a_relation_looks_at_both_names_and_a_choice_at_the_right_option(
             assert right.endswith(word.strip())
             assert (COUNTED if right.isdigit() else TOLD) in found
             seen.add("number" if right.isdigit() else "word")
-    assert seen == {"relation", "number", "word"}
+    assert seen == {"relation", "side", "number", "word"}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -487,8 +492,34 @@ def test_a_box_is_asked_for_where_a_head_brought_it(
         assert moved.abs().max() > 0
     later = text.layers[PLACED[0].layer + 1].self_attn.v_proj.weight
     first = looks["place 1.0"]
-    (untouched,) = torch.autograd.grad(first, [later], allow_unused=True)
+    (untouched,) = torch.autograd.grad(first, [later], retain_graph=True, allow_unused=True)
     assert untouched is None
+    assert float(looks["sides"].detach()) == pytest.approx(np.log(2), rel=0.5)
+    compared = [text.layers[n].mlp.down_proj.weight for n in (ONE.layer, ONE.layer + 1)]
+    here, after = torch.autograd.grad(looks["sides"], compared, allow_unused=True)
+    assert here.abs().max() > 0
+    assert after is None
+
+
+def test_sides_are_those_of_the_first_box_seen_from_the_second() -> None:
+    above_right = (0.6, 0.1, 0.8, 0.3), (0.2, 0.5, 0.4, 0.7)
+    above_alone = (0.1, 0.1, 0.2, 0.2), (0.1, 0.9, 0.2, 1.0)
+    boxes = torch.tensor((*above_right, *above_alone))
+    heads = torch.tensor([ONE.number, OTHER.number] * 2)
+    rest = torch.zeros(4, dtype=torch.long)
+    keys = torch.ones(4, 1, dtype=torch.bool)
+    looks = Looks(heads, rest, rest, keys, keys[:, 0], torch.tensor([0, 0, 1, 1]), boxes)
+    places = place_heads(2)
+    places["sides"] = torch.nn.Identity()  # what is known is what is told
+
+    def loss(*told: tuple[float, float]) -> float:
+        return float(_sided(torch.tensor(told).float(), looks, ONE.layer, places)["sides"])
+
+    assert loss((9, -9), (9, -9)) < 0.01
+    assert loss((9, -9), (-9, -9)) < 0.01  # where there is no side, nothing is wrong
+    assert loss((-9, -9), (0, -9)) == pytest.approx(3, rel=0.01)  # one of three is wrong
+    assert loss((9, 9), (0, 9)) == pytest.approx(6, rel=0.01)
+    assert _sided(torch.zeros(2, 2), looks, ONE.layer + 1, places) == {}
 
 
 def test_a_muon_step_is_nearly_orthogonal() -> None:
