@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812  the field's name
 from qwen_vl.language import QwenVLTextModel
 from qwen_vl.modeling import QwenVLForConditionalGeneration
 from qwen_vl.rotary import Rotation, rotate
+from qwen_vl.scene_words import SIDES
 from scripts.tiny_model import matrices_and_rest
 from scripts.tiny_muon import Muon
 from scripts.tiny_pointers import ONE, OTHER, PLACED, Looks, looks_of
@@ -21,10 +22,9 @@ from scripts.tiny_warmup import BINS, edge_loss, pixel_values
 
 MUON = 0.004
 _ADAM = 1e-3
-_LOOK = 0.1  # weight of what is said of where to look
-_PLACE = 0.03  # weight of what is said of boxes that were looked at
-_SIDE = 0.2  # weight of what is said of two boxes
-_SIDES = "sides"
+_SIDES, _ASKED = "sides", "asked"
+# of where to look, of boxes that were looked at, and of relations
+_WEIGHTS = {"look": 0.1, "place": 0.03, _SIDES: 0.2, _ASKED: 0.2}
 _APART = 0.03  # of the picture: nearer centres are on no side
 
 
@@ -72,8 +72,7 @@ class Language:
         answers = (each * weights).sum() / weights.sum()
         loss = answers
         for name, one in looks.items():
-            weight = _SIDE if name == _SIDES else _PLACE if name.startswith("place") else _LOOK
-            loss = loss + weight * one
+            loss = loss + _WEIGHTS[name.split()[0]] * one
         if not measure:
             return loss, {}
         right = logits.argmax(-1) == labels
@@ -120,9 +119,10 @@ def decode_packed(
 def place_heads(width: int) -> nn.ModuleDict:
     """What tells a box, to be thrown away: one for each attention head that has to bring it.
 
-    And one, "sides", that tells from both boxes of a relation which is further right and down.
+    And two for relations: "sides" tells which of both boxes is further right and down, "asked"
+    which side the question is about.
     """
-    asked = {_head_name(*head): 4 * BINS for head in PLACED} | {_SIDES: 2}
+    asked = {_head_name(*head): 4 * BINS for head in PLACED} | {_SIDES: 2, _ASKED: len(SIDES)}
     return nn.ModuleDict(
         {
             name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
@@ -147,19 +147,24 @@ def _placed(x: Tensor, pointed: Looks, layer: int, places: nn.ModuleDict) -> dic
 
 
 def _sided(x: Tensor, pointed: Looks, layer: int, places: nn.ModuleDict) -> dict[str, Tensor]:
-    """How well the token that has both boxes knows where the first is from the second."""
+    """How well the token that has both boxes knows where the first is, and what is asked of it."""
     if layer != ONE.layer:
         return {}
+    found = {}
+    asked = pointed.sides >= 0
+    if bool(asked.any()):
+        guessed = places[_ASKED](x[pointed.tokens[asked]])
+        found[_ASKED] = F.cross_entropy(guessed, pointed.sides[asked])
     placed = pointed.edges[:, 0] >= 0
     one, other = (placed & (pointed.heads == head.number) for head in (ONE, OTHER))
     if not bool(one.any()):
-        return {}
+        return found
     centres = (pointed.edges[:, :2] + pointed.edges[:, 2:]) / 2
     apart = centres[one] - centres[other]
     told = places[_SIDES](x[pointed.tokens[one]])
     each = F.binary_cross_entropy_with_logits(told, (apart > 0).float(), reduction="none")
     sure = apart.abs() >= _APART
-    return {_SIDES: (each * sure).sum() / sure.sum().clamp(min=1)}
+    return {**found, _SIDES: (each * sure).sum() / sure.sum().clamp(min=1)}
 
 
 def _attend(

@@ -39,7 +39,8 @@ NAMED_SECOND = Head(1, 1)  # the same in the second picture
 # what is told next: digits of a box, characters, names, a colour, a value; or the side asked about
 TOLD = Head(2, 0)
 ONE, OTHER = Head(2, 1), Head(2, 2)  # the two names of a relation, from where it is answered
-COUNTED = Head(2, 3)  # one cell of each thing counted, and the row's first token, evenly
+# one cell of each thing counted, and the row's first token, evenly; twice, for a share is not exact
+COUNTED, AGAIN = Head(2, 3), Head(3, 1)
 COUNTED_SECOND = Head(2, 2)  # the same in the second picture
 CHOSEN = Head(3, 0)  # the right option
 PLACED = (NAMED, TOLD, ONE, OTHER)  # of these, what they brought has to tell a box
@@ -52,8 +53,8 @@ class Pointer:
 
     `cells` are counted through all pictures, `tokens` in the question. Without either it is the
     row's first token. The head may look at any of them, or, with `evenly`, has to look at all alike
-    and as much at the first token: how much is left there then tells their number. `box` is what
-    the token has to know when the head has looked.
+    and as much at the first token: how much is left there then tells their number. `box` and the
+    number of a `side` in SIDES are what the token has to know when the head has looked.
     """
 
     place: int
@@ -62,6 +63,7 @@ class Pointer:
     tokens: tuple[int, ...] = ()
     evenly: bool = False
     box: Box | None = None
+    side: int = -1
 
     @property
     def first(self) -> bool:
@@ -87,14 +89,15 @@ def pointers(
     found = [*_named(text, question, scene), *_told(text, question, scene)]
     if question.counts:
         cells = tuple(own_cell(box) for box in question.about)
-        found.append(Pointer(text.asking, COUNTED, cells, evenly=True))
+        found += [Pointer(text.asking, one, cells, evenly=True) for one in (COUNTED, AGAIN)]
     if question.kind == "relation":
         for head, box in zip((ONE, OTHER), question.about, strict=True):
             name = next(t.name(question.language) for t in scene.objects if t.box == box)
             found.append(Pointer(text.asking, head, tokens=(text.last(name),), box=box))
-        said = [word for side in SIDES.values() if (word := side.word(question.language))
-                in question.text]  # fmt: skip
-        found += [Pointer(text.asking, TOLD, tokens=(text.last(word),)) for word in said]
+        for number, side in enumerate(SIDES.values()):
+            word = side.word(question.language)
+            if word in question.text:
+                found.append(Pointer(text.asking, TOLD, tokens=(text.last(word),), side=number))
     if question.kind == "choice":
         found += _chosen(text, question)
     return tuple(found)
@@ -199,6 +202,7 @@ class Looks:
     evenly: Tensor  # (P,)
     tokens: Tensor  # (P,) of the token in the batch
     edges: Tensor  # (P, 4) of the box to know, in [0, 1); -1 where there is none
+    sides: Tensor  # (P,) the side to know, or -1
 
     def losses(self, q: Tensor, k: Tensor, mask: Tensor) -> dict[int, Tensor]:
         """For each head the mean of what its pointers miss.
@@ -233,4 +237,4 @@ def looks_of(batch: dict[str, Tensor], layer: int) -> Looks | None:
     tokens = batch["pointer_tokens"][mine]
     return Looks(batch["pointer_heads"][mine], batch["rows"][tokens], batch["offsets"][tokens],
                  batch["pointer_keys"][mine], batch["pointer_evenly"][mine], tokens,
-                 batch["pointer_edges"][mine])  # fmt: skip
+                 batch["pointer_edges"][mine], batch["pointer_sides"][mine])  # fmt: skip

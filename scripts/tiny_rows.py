@@ -161,7 +161,7 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order. Of
     the P pointers: `pointer_tokens` (place in N), `pointer_layers`, `pointer_heads`,
     `pointer_evenly`, `pointer_keys` (P, longest row): the places in the row to look at; and
-    `pointer_edges` (P, 4): those of the box to know then, in [0, 1), or -1.
+    `pointer_edges` (P, 4) and `pointer_sides`: of the box and the side to know then, or -1.
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _FLAT}
     kinds: list[int] = []
@@ -193,6 +193,7 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
         "pointer_evenly": np.array([point.pointer.evenly for point in points], bool),
         "pointer_keys": keys,
         "pointer_edges": np.array([_edges(point.pointer) for point in points], np.float32),
+        "pointer_sides": np.array([point.pointer.side for point in points], np.int64),
     }
     none = np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     seen = np.stack(shown) if shown else none

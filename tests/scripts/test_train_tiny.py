@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from scripts.tiny_language import _sided, decode_packed, place_heads
 from scripts.tiny_model import IMAGE_SIZE, IMAGE_TOKENS, fresh_model, original_config
 from scripts.tiny_muon import orthogonalised
 from scripts.tiny_pointers import (
+    AGAIN,
     CHOSEN,
     COUNTED,
     COUNTED_SECOND,
@@ -219,7 +221,9 @@ def test_counting_looks_at_one_cell_of_each_and_at_the_first_token(
         scene = draw_shapes(split_dice("train", 22, n), PORTABLE)
         own = {own_cell(thing.box): thing for thing in scene.objects}
         for question in _asked(count_things, scene, language, n):
-            ((told, one, _),) = _pointed(writer, question, (scene,))[COUNTED]
+            found = _pointed(writer, question, (scene,))
+            ((told, one, _),), ((_, again, _),) = found[COUNTED], found[AGAIN]
+            assert again == replace(one, head=AGAIN)
             assert told.endswith("assistant\n")
             assert one.evenly
             assert len(set(one.cells)) == int(question.answer)
@@ -256,9 +260,10 @@ def test_a_relation_looks_at_both_names_and_a_choice_at_the_right_option(
                 assert thing.name(language).endswith(word.strip())
             said = [side.word(language) for side in SIDES.values()]
             asked_for = [word for word in said if word in question.text]
-            for (told, _, (word,)), side in zip(found.get(TOLD, []), asked_for, strict=True):
+            for (told, point, (word,)), side in zip(found.get(TOLD, []), asked_for, strict=True):
                 assert told.endswith("assistant\n")
                 assert side.endswith(word.strip())
+                assert said[point.side] == side
             seen.add("side" if asked_for else "relation")
         for question in _asked(choose, scene, language, n):
             right = question.choices["ABCD".index(question.answer)]
@@ -362,6 +367,7 @@ def test_pointers_lie_where_the_batch_has_their_keys(writer: Writer) -> None:
                 assert words == list(one.tokens)
                 edges = [-1000] * 4 if one.box is None else list(one.box)
                 assert batch["pointer_edges"][number] * 1000 == pytest.approx(edges)
+                assert batch["pointer_sides"][number] == one.side
                 number += 1
             at += len(asked.ids)
     assert number == len(batch["pointer_tokens"]) > 100
@@ -381,7 +387,7 @@ def test_the_loss_of_a_look_is_what_the_head_does_not_see() -> None:
         share = (len(on) * weights[on]).log().mean() if evenly else weights[on].sum().log()
         expected.setdefault(head, []).append(-share)
     heads, rows, tokens, even = (torch.tensor([one[n] for one in looked]) for n in (0, 1, 2, 4))
-    looks = Looks(heads, rows, tokens, keys, even, tokens, -torch.ones(3, 4))
+    looks = Looks(heads, rows, tokens, keys, even, tokens, -torch.ones(3, 4), -tokens)
 
     found = looks.losses(q, k, mask)
 
@@ -396,7 +402,8 @@ def test_an_even_look_costs_nothing() -> None:
     mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
     k = torch.where(keys[0], 100.0, -100.0)[None, None, :, None]
     nought, last = torch.tensor([0]), torch.tensor([5])
-    looks = Looks(nought, nought, last, keys, torch.tensor([True]), last, -torch.ones(1, 4))
+    even, none = torch.tensor([True]), -torch.ones(1, 4)
+    looks = Looks(nought, nought, last, keys, even, last, none, nought - 1)
 
     assert float(looks.losses(torch.ones(1, 1, 6, 1), k, mask)[0]) == pytest.approx(0, abs=1e-5)
 
@@ -414,7 +421,7 @@ def test_looking_changes_nothing_that_the_model_computes(
     with_looks = decode_packed(text, embeddings, batch, looks)
 
     assert torch.equal(with_looks, decode_packed(text, embeddings, batch))
-    heads = (NAMED, NAMED_SECOND, TOLD, ONE, OTHER, COUNTED, CHOSEN)
+    heads = (NAMED, NAMED_SECOND, TOLD, ONE, OTHER, COUNTED, AGAIN, CHOSEN)
     assert looks.keys() == {f"look {layer}.{number}" for layer, number in heads}
     # an untrained head looks everywhere alike, at a hundred keys or two, of which a few are right
     assert all(1.5 < float(look) < 6 for look in looks.values())
@@ -496,9 +503,13 @@ def test_a_box_is_asked_for_where_a_head_brought_it(
     assert untouched is None
     assert float(looks["sides"].detach()) == pytest.approx(np.log(2), rel=0.5)
     compared = [text.layers[n].mlp.down_proj.weight for n in (ONE.layer, ONE.layer + 1)]
-    here, after = torch.autograd.grad(looks["sides"], compared, allow_unused=True)
-    assert here.abs().max() > 0
-    assert after is None
+    assert float(looks["asked"].detach()) == pytest.approx(np.log(4), rel=0.5)
+    for name in ("sides", "asked"):
+        here, after = torch.autograd.grad(
+            looks[name], compared, retain_graph=True, allow_unused=True
+        )
+        assert here.abs().max() > 0
+        assert after is None
 
 
 def test_sides_are_those_of_the_first_box_seen_from_the_second() -> None:
@@ -508,17 +519,20 @@ def test_sides_are_those_of_the_first_box_seen_from_the_second() -> None:
     heads = torch.tensor([ONE.number, OTHER.number] * 2)
     rest = torch.zeros(4, dtype=torch.long)
     keys = torch.ones(4, 1, dtype=torch.bool)
-    looks = Looks(heads, rest, rest, keys, keys[:, 0], torch.tensor([0, 0, 1, 1]), boxes)
+    asked, tokens = torch.tensor([-1, 1, 0, -1]), torch.tensor([0, 0, 1, 1])
+    looks = Looks(heads, rest, rest, keys, keys[:, 0], tokens, boxes, asked)
     places = place_heads(2)
-    places["sides"] = torch.nn.Identity()  # what is known is what is told
+    places["sides"] = places["asked"] = torch.nn.Identity()  # what is known is what is told
 
-    def loss(*told: tuple[float, float]) -> float:
-        return float(_sided(torch.tensor(told).float(), looks, ONE.layer, places)["sides"])
+    def loss(*told: tuple[float, float], name: str = "sides") -> float:
+        return float(_sided(torch.tensor(told).float(), looks, ONE.layer, places)[name])
 
     assert loss((9, -9), (9, -9)) < 0.01
     assert loss((9, -9), (-9, -9)) < 0.01  # where there is no side, nothing is wrong
     assert loss((-9, -9), (0, -9)) == pytest.approx(3, rel=0.01)  # one of three is wrong
     assert loss((9, 9), (0, 9)) == pytest.approx(6, rel=0.01)
+    assert loss((-9, 9), (9, -9), name="asked") < 0.01
+    assert loss((-9, 9), (-9, 9), name="asked") == pytest.approx(9, rel=0.01)
     assert _sided(torch.zeros(2, 2), looks, ONE.layer + 1, places) == {}
 
 
