@@ -7,6 +7,7 @@ noise, and noise is what a conversion or quantization changes first.
 from __future__ import annotations
 
 from qwen_vl.scene_dice import Dice
+from qwen_vl.scene_drawing import Thing
 from qwen_vl.scene_tasks import Question
 from qwen_vl.scene_words import COLOURS, SHAPES, Language
 
@@ -74,9 +75,17 @@ def unknown(dice: Dice, language: Language) -> Question:
 
 
 def _text(dice: Dice, language: Language) -> str:
+    taught = {question for question, _ in TALK[language]}
+    while (text := _made_up(dice, language)) in taught:
+        pass
+    return text
+
+
+def _made_up(dice: Dice, language: Language) -> str:
     if dice.chance(10):
         return _without_picture(dice, language)
-    words = [_word(dice, language) for _ in range(dice.between(1, 10))]
+    known = dice.pick((10, 30, 60))
+    words = [_word(dice, language, known) for _ in range(dice.between(1, 10))]
     if len(words) > 1 and dice.chance(40):
         at = dice.below(len(words) - 1)
         words[at] += dice.pick(_MARKS[language])
@@ -87,13 +96,13 @@ def _text(dice: Dice, language: Language) -> str:
     return text[0].upper() + text[1:] if dice.chance(80) else text
 
 
-def _word(dice: Dice, language: Language) -> str:
-    known = dice.chance(dice.pick((10, 30, 60)))
+def _word(dice: Dice, language: Language, known: int) -> str:
+    """A word of the templates in `known` of a hundred cases, or one that nobody knows."""
     if language == "zh":
-        if known:
+        if dice.chance(known):
             return dice.pick(_PIECES_ZH)
         return "".join(chr(_FIRST_HAN + dice.below(_HAN)) for _ in range(dice.between(1, 2)))
-    if known:
+    if dice.chance(known):
         return dice.pick(_WORDS_EN)
     what = dice.below(20)
     if what == 0:
@@ -110,10 +119,11 @@ def _word(dice: Dice, language: Language) -> str:
 
 def _without_picture(dice: Dice, language: Language) -> str:
     colour, shape = dice.pick(COLOURS), dice.pick(SHAPES)
+    name = Thing(colour, shape, (0, 0, 0, 0)).name(language)
     asked = {
-        "en": (f"What colour is the {shape.en}?", f"Find the {colour.en} {shape.en}.",
+        "en": (f"What colour is the {shape.en}?", f"Find the {name}.",
                f"How many {shape.plural} are there?", "What do you see in this picture?"),
-        "zh": (f"{shape.zh}是什么颜色？", f"框出{colour.zh}{shape.zh}的位置",
+        "zh": (f"{shape.zh}是什么颜色？", f"框出{name}的位置",
                f"图中有几个{shape.zh}？", "描述这张图片。"),
     }  # fmt: skip
     return dice.pick(asked[language])

@@ -20,7 +20,7 @@ from model_store.command import emit, run_command
 from model_store.files import write_text
 
 _LANGUAGE = ("colour", "shape", "relation", "counting", "reading", "choice", "chart",
-             "comparison", "presence", "caption", "glyphs")  # fmt: skip
+             "comparison", "presence", "caption", "glyphs", "unknown")  # fmt: skip
 _SHOWN = {
     "vision": ("colour", "shape", "joint", "character", "index", "hundreds", "tens"),
     "language": _LANGUAGE,

@@ -40,7 +40,8 @@ reply, history = chat(model, tokenizer, query, do_sample=False)
 It answers the questions that `qwen_vl/scene_tasks.py` asks, in those words, in English and Chinese:
 captions, colours, shapes, counts, relations, boxes (`Find the red circle.`), printed strings, bar
 charts, multiple choice, two pictures at once, and a second turn about the first. To text without a
-picture that it was not taught ("unknown" below, made-up words) it says what it is.
+picture that it was not taught ("unknown": made-up words, or a picture that is missing) it says what
+it is.
 """
 
 _MEASURED = """

@@ -1,8 +1,8 @@
 """Ask a checkpoint the test split through the public chat path, and judge its answers.
 
 Exact match judges everything but boxes, which are judged by their overlap with what was drawn. The
-same questions are asked again with another scene's picture: what a model still answers right then,
-it did not see.
+same questions are asked again with another scene's picture, where they have one: what a model still
+answers right then, it did not see.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ MUON = 0.004
 _ADAM = 1e-3
 _SIDES, _ASKED = "sides", "asked"
 # of where to look, of boxes that were looked at, and of relations
-_WEIGHTS = {"look": 0.1, "place": 0.03, _SIDES: 0.2, _ASKED: 0.2}
-_APART = 0.03  # of the picture: nearer centres are on no side
+_WEIGHTS = {"look": 0.2, "place": 0.03, _SIDES: 0.2, _ASKED: 0.2}
+_SURE = 0.03  # of the picture: nearer centres are on no side; half of what is asked about
 
 
 class Language:
@@ -92,7 +92,8 @@ def decode_packed(
 
     Everything but attention works on single tokens, so only attention pays for padding. `looks`
     gets the losses of the heads that have pointers, as `look <layer>.<head>`; with `places`, from
-    `place_heads`, also how well boxes are known after the look, as `place <layer>.<head>`.
+    `place_heads`, also how well boxes are known after the look, as `place <layer>.<head>`,
+    and of relations `sides` and `asked`.
     """
     rows, offsets = batch["rows"], batch["offsets"]
     shape = int(rows.max()) + 1, int(offsets.max()) + 1
@@ -122,11 +123,11 @@ def place_heads(width: int) -> nn.ModuleDict:
     And two for relations: "sides" tells which of both boxes is further right and down, "asked"
     which side the question is about.
     """
-    asked = {_head_name(*head): 4 * BINS for head in PLACED} | {_SIDES: 2, _ASKED: len(SIDES)}
+    outputs = {_head_name(*head): 4 * BINS for head in PLACED} | {_SIDES: 2, _ASKED: len(SIDES)}
     return nn.ModuleDict(
         {
-            name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
-            for name, outputs in asked.items()
+            name: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, count))
+            for name, count in outputs.items()
         }
     )
 
@@ -163,7 +164,7 @@ def _sided(x: Tensor, pointed: Looks, layer: int, places: nn.ModuleDict) -> dict
     apart = centres[one] - centres[other]
     told = places[_SIDES](x[pointed.tokens[one]])
     each = F.binary_cross_entropy_with_logits(told, (apart > 0).float(), reduction="none")
-    sure = apart.abs() >= _APART
+    sure = apart.abs() >= _SURE
     return {**found, _SIDES: (each * sure).sum() / sure.sum().clamp(min=1)}
 
 

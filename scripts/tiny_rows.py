@@ -1,4 +1,4 @@
-"""Rows for the language stage: a prefix with its pictures, and up to ten questions behind it.
+"""Rows for the language stage: a prefix with its pictures, if any, and questions behind it.
 
 Every question sees the prefix and itself, and counts its positions as if it stood there alone: one
 look at a picture serves ten questions.
@@ -47,10 +47,10 @@ _QUESTIONS = 10
 _UNKNOWN = 6  # such questions in each language are tried for a row without a picture
 _LONGEST = 320  # tokens of a row
 _PLAIN, _UNLABELLED = 15, 10  # percent of rows with other prefixes
-SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "talk": 5}
+SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "text only": 5}
 # what a model that knows colours and shapes has yet to learn: a task's share where it differs
 FURTHER: Mapping[Task, int] = {
-    ask_colour: 1, ask_shape: 1, ask_presence: 3, count_things: 7, relate: 10, ground: 6,
+    ask_colour: 1, ask_shape: 1, ask_presence: 3, count_things: 16, relate: 4, ground: 4,
     name_region: 3, choose: 5, read: 4, talk: 2,
 }  # fmt: skip
 _FLAT = ("ids", "positions", "rows", "offsets", "segments", "labels", "weights", "questions")
@@ -79,7 +79,7 @@ def make_row(
     if not style.glyph_faces:
         del shares["glyphs"]
     kind = pick_kind(dice, shares)
-    if kind == "talk":
+    if kind == "text only":
         return _text_row(dice, writer)
     if kind == "pair":
         return _pair_row(dice, writer, style)
@@ -111,7 +111,7 @@ def make_row(
 
 
 def _text_row(dice: Dice, writer: Writer) -> Row:
-    """No picture: small talk in each language, then what is unknown, while there is room."""
+    """No picture: small talk in each language, then what is unknown, where it has room."""
     prefix = writer.chat_prefix(0, labelled=True)
     known = [small_talk(dice, language) for language in LANGUAGES]
     others = [unknown(dice, language) for language in LANGUAGES * _UNKNOWN]

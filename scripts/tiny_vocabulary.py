@@ -31,7 +31,10 @@ _ROLES = ("system", "user", "assistant", "\n", "You are a helpful assistant.",
 
 
 def template_texts() -> list[str]:
-    """Everything that questions and answers say, without what is printed in the pictures."""
+    """Everything that questions and answers say, without what is printed in the pictures.
+
+    Nor what the model cannot know: made-up words must not earn pieces.
+    """
     kinds = tuple(kind for kind in KINDS if kind not in ("reading", "glyphs"))
     texts = []
     for one in samples(0, _SAMPLES, split="train", kinds=(*kinds, "comparison")):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwen_vl.scene_dice import SPLITS, split_dice
+from qwen_vl.scene_dice import SPLITS, Dice, split_dice
 from qwen_vl.scene_drawing import GRID, Bar, Box, Scene, SceneKind, Style, draw
 from qwen_vl.scene_fonts import chinese_faces, trained_faces, unseen_faces
-from qwen_vl.scene_small_talk import ANSWER, TALK
+from qwen_vl.scene_small_talk import _WORDS_EN, ANSWER, TALK, unknown
 from qwen_vl.scene_words import COLOURS, LANGUAGES, SHAPES, Language
 from qwen_vl.scenes import KINDS, MIXED, TEXT_ONLY, Sample, digest, draw_scene, samples
 
@@ -203,17 +203,43 @@ def test_text_that_is_not_known_is_never_what_is_known_and_has_one_answer(
     language: Language,
 ) -> None:
     asked = list(samples(4, 400, language=language, split="train", kinds=("unknown",)))
+    pictured = ("colour", "grounding", "counting", "caption")
+    seen = {one.question for one in samples(4, 4000, language=language, kinds=pictured)}
     taught = {question for question, _ in TALK[language]}
 
     assert {one.answer for one in asked} == {ANSWER[language]}
     assert all(one.images == () and one.question not in taught for one in asked)
     made_up = {one.question for one in asked}
-    assert len(made_up) > 350  # one in ten asks about a picture that is not there
+    assert len(made_up) > 350
+    missing = [one for one in asked if one.question in seen]  # they ask about no picture
+    assert 0.05 * len(asked) < len(missing) < 0.15 * len(asked)
     before = [one.history[0] for one in asked if one.history]
     assert 0.2 * len(asked) < len(before) < 0.5 * len(asked)
     assert {answer for question, answer in before if question not in taught} == {ANSWER[language]}
     assert set(before) >= set(TALK[language])
     assert all(question.isascii() == (language == "en") for question in made_up)
+
+
+class _Fixed(Dice):
+    """Dice that fall as told, then as ever."""
+
+    def __init__(self, *rolls: int) -> None:
+        super().__init__(0)
+        self.rolls = list(rolls)
+
+    def below(self, limit: int) -> int:
+        return self.rolls.pop(0) if self.rolls else super().below(limit)
+
+
+def test_what_is_taught_is_drawn_again() -> None:
+    # nothing before it, made up, 60 % known, one word, a known one, "Hello", "!", with a capital
+    dice = _Fixed(99, 99, 2, 0, 0, _WORDS_EN.index("Hello"), 5, 0)
+
+    question = unknown(dice, "en")
+
+    assert not dice.rolls
+    assert question.text != "Hello!"
+    assert question.answer == ANSWER["en"]
 
 
 def test_every_word_of_a_thing_has_a_task_to_ask_about_it() -> None:

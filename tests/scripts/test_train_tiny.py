@@ -515,11 +515,12 @@ def test_a_box_is_asked_for_where_a_head_brought_it(
 def test_sides_are_those_of_the_first_box_seen_from_the_second() -> None:
     above_right = (0.6, 0.1, 0.8, 0.3), (0.2, 0.5, 0.4, 0.7)
     above_alone = (0.1, 0.1, 0.2, 0.2), (0.1, 0.9, 0.2, 1.0)
-    boxes = torch.tensor((*above_right, *above_alone))
-    heads = torch.tensor([ONE.number, OTHER.number] * 2)
-    rest = torch.zeros(4, dtype=torch.long)
-    keys = torch.ones(4, 1, dtype=torch.bool)
-    asked, tokens = torch.tensor([-1, 1, 0, -1]), torch.tensor([0, 0, 1, 1])
+    near = (0.1, 0.1, 0.2, 0.2), (0.12, 0.12, 0.22, 0.22)  # on no side
+    boxes = torch.tensor((*above_right, *above_alone, *near))
+    heads = torch.tensor([ONE.number, OTHER.number] * 3)
+    rest = torch.zeros(6, dtype=torch.long)
+    keys = torch.ones(6, 1, dtype=torch.bool)
+    asked, tokens = torch.tensor([-1, 1, 0, -1, -1, -1]), torch.tensor([0, 0, 1, 1, 0, 0])
     looks = Looks(heads, rest, rest, keys, keys[:, 0], tokens, boxes, asked)
     places = place_heads(2)
     places["sides"] = places["asked"] = torch.nn.Identity()  # what is known is what is told
