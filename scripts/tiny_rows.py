@@ -50,7 +50,7 @@ _PLAIN, _UNLABELLED = 15, 10  # percent of rows with other prefixes
 SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "text only": 5}
 # what a model that knows colours and shapes has yet to learn: a task's share where it differs
 FURTHER: Mapping[Task, int] = {
-    ask_colour: 1, ask_shape: 1, ask_presence: 3, count_things: 16, relate: 4, ground: 4,
+    ask_colour: 1, ask_shape: 1, ask_presence: 3, count_things: 7, relate: 10, ground: 6,
     name_region: 3, choose: 5, read: 4, talk: 2,
 }  # fmt: skip
 _FLAT = ("ids", "positions", "rows", "offsets", "segments", "labels", "weights", "questions")
