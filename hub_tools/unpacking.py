@@ -31,6 +31,8 @@ class Unpacker:
         """
         while True:
             data = self._waiting or self._arrived(_PACKED)
+            if len(data) == 1 and not self._begun:
+                data += self._arrived(_PACKED)  # two bytes say how it is compressed
             if not data:
                 if self._begun and not self._decoder.eof:
                     raise zlib.error("it broke off")

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hub_tools.unpacking import Unpacker
@@ -47,6 +47,7 @@ def unpacked(unpacker: Unpacker, amount: int) -> list[bytes]:
     piece=st.integers(1, 700),
     amount=st.integers(1, 700),
 )
+@example(data=b"", pack=raw_deflate, piece=1, amount=1)
 def test_bytes_come_back_however_they_arrive(
     data: bytes, pack: Callable[[bytes], bytes], piece: int, amount: int
 ) -> None:
