@@ -499,15 +499,16 @@ def test_a_box_is_asked_for_where_a_head_brought_it(
         assert moved.abs().max() > 0
     later = text.layers[PLACED[0].layer + 1].self_attn.v_proj.weight
     first = looks["place 1.0"]
-    (untouched,) = torch.autograd.grad(first, [later], retain_graph=True, allow_unused=True)
-    assert untouched is None
+    untouched: Any = torch.autograd.grad(first, [later], retain_graph=True, allow_unused=True)
+    assert untouched == (None,)
     assert float(looks["sides"].detach()) == pytest.approx(np.log(2), rel=0.5)
     compared = [text.layers[n].mlp.down_proj.weight for n in (ONE.layer, ONE.layer + 1)]
     assert float(looks["asked"].detach()) == pytest.approx(np.log(4), rel=0.5)
     for name in ("sides", "asked"):
-        here, after = torch.autograd.grad(
+        moves: Any = torch.autograd.grad(
             looks[name], compared, retain_graph=True, allow_unused=True
         )
+        here, after = moves
         assert here.abs().max() > 0
         assert after is None
 
