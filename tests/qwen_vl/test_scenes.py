@@ -12,7 +12,7 @@ from PIL import Image
 from qwen_vl.scene_dice import SPLITS, Dice, split_dice
 from qwen_vl.scene_drawing import GRID, Bar, Box, Scene, SceneKind, Style, draw
 from qwen_vl.scene_fonts import chinese_faces, trained_faces, unseen_faces
-from qwen_vl.scene_small_talk import _WORDS_EN, ANSWER, TALK, unknown
+from qwen_vl.scene_small_talk import _WORDS_EN, ANSWER, TALK, _without_picture, unknown
 from qwen_vl.scene_words import COLOURS, LANGUAGES, SHAPES, Language
 from qwen_vl.scenes import KINDS, MIXED, TEXT_ONLY, Sample, digest, draw_scene, samples
 
@@ -213,6 +213,7 @@ def test_text_that_is_not_known_is_never_what_is_known_and_has_one_answer(
     assert len(made_up) > 350
     missing = [one for one in asked if one.question in seen]  # they ask about no picture
     assert 0.05 * len(asked) < len(missing) < 0.15 * len(asked)
+    assert {_without_picture(split_dice("train", 9, n), language) for n in range(400)} <= seen
     before = [one.history[0] for one in asked if one.history]
     assert 0.2 * len(asked) < len(before) < 0.5 * len(asked)
     assert {answer for question, answer in before if question not in taught} == {ANSWER[language]}

@@ -74,7 +74,7 @@ def _asked(kind: str, language: Any = "en", count: int = 12) -> list[Sample]:
 def test_it_sees_and_without_the_right_picture_it_does_not(
     loaded: tuple[Any, Any], kind: str, language: str
 ) -> None:
-    asked = _asked(kind, language, 24)  # evaluation.json has the shares of a hundred and more
+    asked = _asked(kind, language, 24)  # evaluation.json has the shares of 100
     right = sum(one.right for one in judge(*loaded, asked))
     blind = sum(one.right for one in judge(*loaded, shuffled(asked)))
 
