@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 from PIL import Image
@@ -51,9 +52,15 @@ class Terminal:
         return found[0].decode()
 
     def leave(self) -> int:
-        code = self.process.wait(PATIENCE)
+        return self.process.wait(PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.process.kill()  # one that hangs must not outlive its test
+        self.process.wait()
         os.close(self.keys)
-        return code
 
 
 @pytest.fixture(scope="module")
@@ -63,36 +70,35 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Every key waits for its prompt: between two prompts the terminal is a plain one, which echoes what
+# is typed and turns Ctrl-D into a NUL that no line editor takes for an end.
 @pytest.mark.slow
 def test_a_conversation_at_a_terminal(checkpoint: Path, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), "blue").save(tmp_path / "图.png")
-    chat = Terminal(checkpoint, tmp_path, "--max-new-tokens", "4000", "--seed", "3")
+    with Terminal(checkpoint, tmp_path, "--max-new-tokens", "4000", "--seed", "3") as chat:
+        chat.expect("Ctrl-C.*\n(.*\n)*> ")
+        chat.press("/image 没有.png\n")
+        chat.expect("error: no such image file.*\n> ")
+        chat.press("/image 图.png\n")
+        chat.expect("image: 60x40\r\n> ")
+        chat.press("这是什么?\n")
+        chat.expect(r"这是什么\?\r\n[^>]{40}")  # an answer is growing
+        chat.press(CTRL_C)
+        chat.expect("stopped; this question is forgotten.*\n> ")
+        chat.press("/box\n")
+        chat.expect("no box\r\n> ")
+        chat.press("/reset\n")
+        chat.expect("reset\r\nreset\r\n> ")  # as it was typed, and what it says
+        chat.press(CTRL_D)
 
-    chat.expect("Ctrl-C.*\n(.*\n)*> ")
-    chat.press("/image 没有.png\n")
-    chat.expect("error: no such image file")
-    chat.press("/image 图.png\n")
-    chat.expect("image: 60x40")
-    chat.press("这是什么?\n")
-    chat.expect(r"这是什么\?\r\n[^>]{40}")  # an answer is growing
-    chat.press(CTRL_C)
-    chat.expect("stopped; this question is forgotten")
-    chat.expect("> ")
-    chat.press("/box\n")
-    chat.expect("no box")
-    chat.press("/reset\n")
-    chat.expect("reset\r\n> ")
-    chat.press(CTRL_D)
-
-    assert chat.leave() == 0
+        assert chat.leave() == 0
 
 
 @pytest.mark.slow
 def test_an_interrupt_at_the_prompt_leaves(checkpoint: Path, tmp_path: Path) -> None:
-    chat = Terminal(checkpoint, tmp_path, "--quiet")
+    with Terminal(checkpoint, tmp_path, "--quiet") as chat:
+        chat.expect("> ")
+        chat.press(CTRL_C)
 
-    chat.expect("> ")
-    chat.press(CTRL_C)
-
-    assert chat.leave() == 130
-    assert b"Traceback" not in chat.seen
+        assert chat.leave() == 130
+        assert b"Traceback" not in chat.seen
