@@ -6,6 +6,7 @@ nothing covers anything, and no two objects of a scene share colour and shape.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,7 @@ SceneKind = Literal["shapes", "text", "chart", "glyphs"]
 DEFAULT_SIZE = 224
 GRID = 1000  # the model counts both axes in thousandths
 MOST_OBJECTS = 5
+_FEW = 3  # colours or shapes of a scene in which things are alike
 TOP_VALUE = 9  # of a bar
 _ROUND = 10  # boxes are told in multiples of ten: a pixel of 112 is nine thousandths
 
@@ -104,12 +106,15 @@ class Style:
     """What a drawer may use.
 
     `faces` and `glyph_faces` are the fonts to print in; without the latter there are no glyphs.
+    `alike` percent of the scenes of shapes have few colours or few shapes, so that there are more
+    of one kind than chance would bring.
     """
 
     size: int = DEFAULT_SIZE
     faces: tuple[Face, ...] = (BITMAP,)
     glyph_faces: tuple[Face, ...] = ()
     most: int = MOST_OBJECTS  # objects, for a curriculum
+    alike: int = 0
 
 
 def tagged_box(box: Box) -> str:
@@ -136,7 +141,7 @@ def draw_shapes(dice: Dice, style: Style, *, text: bool | None = None) -> Scene:
     height = size * 3 // 4 if text else size
     cells = [(column, row) for row in range(3) for column in range(3)]
     places = sorted(dice.take(cells, dice.between(1, style.most)), key=lambda cell: cell[::-1])
-    looks = dice.take([(colour, shape) for colour in COLOURS for shape in SHAPES], len(places))
+    looks = dice.take(_looks(dice, style), len(places))
     pen = ImageDraw.Draw(image)
     objects = tuple(
         _draw_thing(pen, dice, place, look, (size, height))
@@ -144,6 +149,19 @@ def draw_shapes(dice: Dice, style: Style, *, text: bool | None = None) -> Scene:
     )
     printed = _print(image, dice, style, low=True) if text else None
     return Scene("shapes", image, background, objects, printed)
+
+
+def _looks(dice: Dice, style: Style) -> list[tuple[Colour, Shape]]:
+    """What can be drawn: never fewer looks than there can be things."""
+    colours: Sequence[Colour] = COLOURS
+    shapes: Sequence[Shape] = SHAPES
+    if style.alike and dice.chance(style.alike):
+        few = dice.between(1, _FEW)
+        if dice.chance(50):
+            colours = dice.take(COLOURS, few)
+        else:
+            shapes = dice.take(SHAPES, few)
+    return [(colour, shape) for colour in colours for shape in shapes]
 
 
 def _draw_thing(

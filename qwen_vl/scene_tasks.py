@@ -38,7 +38,7 @@ class Question:
 
     `box` is the exact truth of a grounding question, and `choices` what a multiple choice offers.
     `about` are the boxes of what the answer follows from, `counts` whether it is their number, and
-    `sought` the words for a thing that may not be there.
+    `sought` the words for what is counted or may not be there.
     """
 
     kind: str
@@ -151,22 +151,24 @@ def count_things(dice: Dice, scene: Scene, language: Language) -> Question | Non
     what = dice.below(4)
     if what < 2:
         asked = _told(language, "How many shapes are there?", "图中有几个图形？")
-        return _count(language, asked, scene.objects)
+        return _count(language, asked, _told(language, "shapes", "图形"), scene.objects)
     like = dice.pick(scene.objects)
     if what == 2:
         shape = like.shape if dice.chance(70) else dice.pick(SHAPES)
         counted = [thing for thing in scene.objects if thing.shape is shape]
         asked = _told(language, f"How many {shape.plural} are there?", f"图中有几个{shape.zh}？")
+        sought = _told(language, shape.plural, shape.zh)
     else:
         colour = like.colour if dice.chance(70) else dice.pick(COLOURS)
         counted = [thing for thing in scene.objects if thing.colour is colour]
         asked = _told(language, f"How many {colour.en} shapes are there?",
                       f"图中有几个{colour.zh}的图形？")  # fmt: skip
-    return _count(language, asked, counted)
+        sought = colour.word(language)
+    return _count(language, asked, sought, counted)
 
 
-def _count(language: Language, asked: str, counted: Sequence[Thing]) -> Question:
-    return Question("counting", language, asked, str(len(counted)),
+def _count(language: Language, asked: str, sought: str, counted: Sequence[Thing]) -> Question:
+    return Question("counting", language, asked, str(len(counted)), sought=sought,
                     about=tuple(thing.box for thing in counted), counts=True)  # fmt: skip
 
 
@@ -297,7 +299,8 @@ def choose(dice: Dice, scene: Scene, language: Language) -> Question | None:
     choices = (*wrong[:place], question.answer, *wrong[place:])
     text = f"{question.text}\n{options(choices)}\n{_told(language, 'Answer:', '答案：')}"
     return Question("choice", language, text, _LETTERS[place], choices=choices,
-                    about=question.about, counts=question.counts)  # fmt: skip
+                    about=question.about, counts=question.counts,
+                    sought=question.sought)  # fmt: skip
 
 
 def options(choices: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Measure what the tiny model sees: the test split, through the public chat path.
 
 Every kind of question in English and Chinese apart, with 95 % intervals; a control with shuffled
-pictures; and reading in fonts that no training scene used.
+pictures; counting where things are alike; and reading in fonts that no training scene used. On a
+CPU without bf16 units, bfloat16 multiplies as those would: in float32 sums that are rounded once.
 
 Examples:
   python scripts/evaluate_tiny.py checkpoints/Qwen-VL-Tiny-Chat --output build/evaluation.json
@@ -48,11 +49,16 @@ def run(args: argparse.Namespace) -> int:
 
     from model_store.manifest import read_manifest, tool_version
     from qwen_vl.scene_fonts import unseen_faces
+    from scripts.tiny_bf16 import has_bf16_units
     from scripts.tiny_judging import KINDS, Task, fonts_of, judge_task, judging_style, load_subject
 
     style = judging_style()
     known = args.kinds or KINDS
     tasks = [Task(kind, args.count, args.seed) for kind in known]
+    if "counting" in known:
+        tasks.insert(
+            known.index("counting") + 1, Task("counting", args.count, args.seed, alike=True)
+        )
     if unseen_faces() and "reading" in known:
         tasks.append(Task("reading", args.count, args.seed, unseen=True))
     told: dict[str, Any] = {}
@@ -66,12 +72,13 @@ def run(args: argparse.Namespace) -> int:
             if task.unseen:
                 unseen = facts | {"fonts": fonts_of(judging_style(unseen_faces()))["faces"]}
             else:
-                told[task.kind] = facts
+                told[task.name] = facts
     result = {
         "subject": read_manifest(args.checkpoint).content_digest,
         "command": f"python scripts/evaluate_tiny.py CHECKPOINT --count {args.count} "
         f"--seed {args.seed} --dtype {args.dtype}",
         "split": "test",
+        "bf16_units": has_bf16_units(),
         "kinds": told,
         "unseen_fonts": unseen,
         "fonts": fonts_of(style),
@@ -98,8 +105,7 @@ def _line(task: Any, told: dict[str, Any]) -> str:
         if "shuffled" in facts:
             part += f" shuffled {facts['shuffled']['right']:.2f}"
         parts.append(part)
-    name = "unseen fonts" if task.unseen else task.kind
-    return f"{name:12} {' | '.join(parts)}"
+    return f"{task.name:22} {' | '.join(parts)}"
 
 
 if __name__ == "__main__":

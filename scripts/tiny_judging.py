@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from qwen_vl.scene_drawing import Box, Style
 from qwen_vl.scene_fonts import Face, chinese_faces, record, trained_faces, unseen_faces
 from qwen_vl.scene_words import LANGUAGES, Language
 from qwen_vl.scenes import TEXT_ONLY, Sample, samples
+from scripts.tiny_bf16 import Float32Sums, has_bf16_units
 from verification.intervals import bootstrap_ratio, wilson_interval
 
 BOXED = ("grounding", "dialogue")
@@ -130,21 +132,37 @@ class Task:
     count: int
     seed: int
     unseen: bool = False  # print in the fonts that training never used
+    alike: bool = False  # draw few colours or few shapes, so that more than one is of a kind
+
+    @property
+    def name(self) -> str:
+        """What its figures are called."""
+        ending = ", unseen fonts" if self.unseen else ", alike" if self.alike else ""
+        return self.kind + ending
+
+    @property
+    def style(self) -> Style:
+        """What its scenes look like."""
+        style = judging_style(unseen_faces() if self.unseen else None)
+        return replace(style, alike=100) if self.alike else style
 
 
 _SUBJECT: list[Any] = []  # this process's model and tokenizer
+_STACK = ExitStack()
 
 
 def load_subject(checkpoint: Path, dtype: str) -> None:
     """Load the checkpoint that this process judges."""
     torch.set_num_threads(1)
+    if dtype == "bfloat16" and not has_bf16_units():
+        _STACK.enter_context(Float32Sums())  # for as long as the process lives
     _SUBJECT[:] = [load_model(checkpoint, dtype=dtype), load_tokenizer(checkpoint)]
 
 
 def judge_task(task: Task) -> dict[str, Any]:
     """Figures of one kind: per language, the control, and a few mistakes."""
     model, tokenizer = _SUBJECT
-    style = judging_style(unseen_faces() if task.unseen else None)
+    style = task.style
     boxes = task.kind in BOXED
     facts: dict[str, Any] = {}
     for language in LANGUAGES:

@@ -24,7 +24,7 @@ MUON = 0.004
 _ADAM = 1e-3
 _SIDES, _ASKED = "sides", "asked"
 # of where to look, of boxes that were looked at, and of relations
-_WEIGHTS = {"look": 0.1, "place": 0.03, _SIDES: 0.2, _ASKED: 0.2}
+_WEIGHTS = {"look": 0.3, "place": 0.03, _SIDES: 0.2, _ASKED: 0.2}
 _SURE = 0.03  # of the picture: nearer centres are on no side; half of what is asked about
 
 

@@ -18,11 +18,12 @@ import numpy as np
 import tiktoken
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  the field's name
 
 from qwen_vl.scene_drawing import Box, Scene
 from qwen_vl.scene_tasks import Question
 from qwen_vl.scene_words import SIDES
-from scripts.tiny_cells import CELLS, cells_of, own_cell
+from scripts.tiny_cells import CELLS, cells_of
 from scripts.tiny_prompts import Asked
 
 
@@ -36,12 +37,16 @@ class Head(NamedTuple):
 # what the head looks at, from which token
 NAMED = Head(1, 0)  # the thing in the first picture, from the end of its name
 NAMED_SECOND = Head(1, 1)  # the same in the second picture
+# each thing counted and the row's first token, evenly, from the word for what is counted: already
+# in the first layer, for a word that has seen the picture looks for the one thing that it found
+COUNTED, AGAIN = Head(0, 2), Head(1, 2)
 # what is told next: digits of a box, characters, names, a colour, a value; or the side asked about
 TOLD = Head(2, 0)
 ONE, OTHER = Head(2, 1), Head(2, 2)  # the two names of a relation, from where it is answered
-# one cell of each thing counted, and the row's first token, evenly; twice, for a share is not exact
-COUNTED, AGAIN = Head(2, 3), Head(3, 1)
-COUNTED_SECOND = Head(2, 2)  # the same in the second picture
+KIND = Head(2, 3)  # the word for what is counted, from where the number is told
+# where no word says what: all bars of a chart, all things in each of two pictures
+ALL, ALL_SECOND = Head(2, 3), Head(2, 2)
+_NUMBER = 1.0  # weight of how far the number is that the share at the first token tells
 CHOSEN = Head(3, 0)  # the right option
 PLACED = (NAMED, TOLD, ONE, OTHER)  # of these, what they brought has to tell a box
 _READ = ("reading", "glyphs", "caption")  # questions whose answers tell what is printed
@@ -51,24 +56,25 @@ _READ = ("reading", "glyphs", "caption")  # questions whose answers tell what is
 class Pointer:
     """A token of a question, and what it has to look at.
 
-    `cells` are counted through all pictures, `tokens` in the question. Without either it is the
-    row's first token. The head may look at any of them, or, with `evenly`, has to look at all alike
-    and as much at the first token: how much is left there then tells their number. `box` and the
-    number of a `side` in SIDES are what the token has to know when the head has looked.
+    `cells` are counted through all pictures, `tokens` in the question; the head may look at any of
+    them. Without either it is the row's first token. `counted` are the cells of each thing that is
+    counted: all things have to be looked at alike, at whichever of their cells, and the first token
+    as much: how much is left there then tells their number. `box` and the number of a `side` in
+    SIDES are what the token has to know when the head has looked.
     """
 
     place: int
     head: Head
     cells: tuple[int, ...] = ()
     tokens: tuple[int, ...] = ()
-    evenly: bool = False
+    counted: tuple[tuple[int, ...], ...] = ()
     box: Box | None = None
     side: int = -1
 
     @property
     def first(self) -> bool:
         """Whether the row's first token is among what it looks at."""
-        return self.evenly or not (self.cells or self.tokens)
+        return not (self.cells or self.tokens)
 
 
 def pointers(
@@ -88,8 +94,13 @@ def pointers(
     (scene,) = scenes
     found = [*_named(text, question, scene), *_told(text, question, scene)]
     if question.counts:
-        cells = tuple(own_cell(box) for box in question.about)
-        found += [Pointer(text.asking, one, cells, evenly=True) for one in (COUNTED, AGAIN)]
+        counted = tuple(cells_of(box) for box in question.about)
+        if question.sought:
+            kind = text.last(question.sought)
+            found += [Pointer(kind, head, counted=counted) for head in (COUNTED, AGAIN)]
+            found.append(Pointer(text.asking, KIND, tokens=(kind,)))
+        else:
+            found.append(Pointer(text.asking, ALL, counted=counted))
     if question.kind == "relation":
         for head, box in zip((ONE, OTHER), question.about, strict=True):
             name = next(t.name(question.language) for t in scene.objects if t.box == box)
@@ -177,12 +188,13 @@ def _chosen(text: _Text, question: Question) -> Iterator[Pointer]:
 
 
 def _compared(text: _Text, question: Question, scenes: Sequence[Scene]) -> Iterator[Pointer]:
-    heads = ((NAMED, COUNTED), (NAMED_SECOND, COUNTED_SECOND))
+    heads = ((NAMED, ALL), (NAMED_SECOND, ALL_SECOND))
     for number, (scene, (named, counted)) in enumerate(zip(scenes, heads, strict=True)):
         before = number * CELLS
         if not question.sought:
-            cells = tuple(before + own_cell(thing.box) for thing in scene.objects)
-            yield Pointer(text.asking, counted, cells, evenly=True)
+            things = (cells_of(thing.box) for thing in scene.objects)
+            cells = tuple(tuple(before + cell for cell in thing) for thing in things)
+            yield Pointer(text.asking, counted, counted=cells)
             continue
         shown = [
             t.box for t in scene.objects if t.name(question.language).endswith(question.sought)
@@ -198,8 +210,7 @@ class Looks:
     heads: Tensor  # (P,)
     rows: Tensor  # (P,)
     offsets: Tensor  # (P,) of the token in its row
-    keys: Tensor  # (P, length): what it has to look at
-    evenly: Tensor  # (P,)
+    keys: Tensor  # (P, length): of what it has to look at evenly the number, from 1 on; else 0
     tokens: Tensor  # (P,) of the token in the batch
     edges: Tensor  # (P, 4) of the box to know, in [0, 1); -1 where there is none
     sides: Tensor  # (P,) the side to know, or -1
@@ -207,8 +218,10 @@ class Looks:
     def losses(self, q: Tensor, k: Tensor, mask: Tensor) -> dict[int, Tensor]:
         """For each head the mean of what its pointers miss.
 
-        A pointer misses −log(share of the attention that lies on its keys); one that has to look
-        evenly, the mean of −log(share · number of keys) over its keys, which is nought when even.
+        A pointer to one thing misses −log(share of the attention that lies on it); one to n, the
+        mean of −log(share · n), which is nought when even. A pointer that counts, whose first thing
+        is the row's first token, also misses _NUMBER · log(told / true)² of the number 1 / s − 1
+        that its share s there tells, but no steeper than where it is e times the true one.
 
         Args:
             q: (rows, heads, length, width), padded.
@@ -221,12 +234,20 @@ class Looks:
             rows, offsets, keys = self.rows[mine], self.offsets[mine], self.keys[mine]
             scores = (q[:, head] @ k[:, head].mT)[rows, offsets] * q.shape[-1] ** -0.5
             scores = scores.masked_fill(~mask[rows, 0, offsets], -torch.inf)
-            count = keys.sum(1)
-            on = scores.masked_fill(~keys, -torch.inf).logsumexp(1)
-            mean = scores.masked_fill(~keys, 0.0).sum(1) / count + count.log()
-            missed = scores.logsumexp(1) - torch.where(self.evenly[mine], mean, on)
+            count = keys.amax(1)
+            numbers = torch.arange(1, int(count.max()) + 1)
+            others = keys[..., None] != numbers  # (P, length, things)
+            seen = scores[..., None].masked_fill(others, -torch.inf).logsumexp(1)
+            seen = seen.masked_fill(numbers > count[:, None], 0.0).sum(1) / count
+            told = scores[:, 1:].logsumexp(1) - scores[:, 0]
+            apart = torch.where(count > 1, told - (count - 1).clamp(min=1).log(), 0.0)
+            missed = scores.logsumexp(1) - seen - count.log() + _NUMBER * _bounded(apart)
             found[head] = missed.mean()
         return found
+
+
+def _bounded(apart: Tensor) -> Tensor:
+    return 2 * F.huber_loss(apart, torch.zeros_like(apart), reduction="none")
 
 
 def looks_of(batch: dict[str, Tensor], layer: int) -> Looks | None:
@@ -236,5 +257,5 @@ def looks_of(batch: dict[str, Tensor], layer: int) -> Looks | None:
         return None
     tokens = batch["pointer_tokens"][mine]
     return Looks(batch["pointer_heads"][mine], batch["rows"][tokens], batch["offsets"][tokens],
-                 batch["pointer_keys"][mine], batch["pointer_evenly"][mine], tokens,
+                 batch["pointer_keys"][mine], tokens,
                  batch["pointer_edges"][mine], batch["pointer_sides"][mine])  # fmt: skip

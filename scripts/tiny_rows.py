@@ -24,6 +24,7 @@ from qwen_vl.scene_tasks import (
     TASKS,
     Question,
     Task,
+    ask_background,
     ask_colour,
     ask_presence,
     ask_shape,
@@ -50,8 +51,8 @@ _PLAIN, _UNLABELLED = 15, 10  # percent of rows with other prefixes
 SHARES = {"shapes": 55, "text": 16, "chart": 13, "glyphs": 4, "pair": 11, "text only": 5}
 # what a model that knows colours and shapes has yet to learn: a task's share where it differs
 FURTHER: Mapping[Task, int] = {
-    ask_colour: 1, ask_shape: 1, ask_presence: 3, count_things: 7, relate: 10, ground: 6,
-    name_region: 3, choose: 5, read: 4, talk: 2,
+    ask_colour: 1, ask_background: 2, ask_shape: 1, ask_presence: 3, count_things: 12, relate: 7,
+    ground: 6, name_region: 3, choose: 5, read: 4, talk: 2,
 }  # fmt: skip
 _FLAT = ("ids", "positions", "rows", "offsets", "segments", "labels", "weights", "questions")
 REPORTED = tuple(
@@ -159,9 +160,9 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     `segments` (0 for the prefix), `labels` (the next token, -100 where none is learned), `weights`
     (answer length ** -0.5), `questions` (number in the batch, -1 in prefixes); `kinds` of the Q
     questions; `pixels` (images, 112, 112, 3); and `places`, where their tokens go, in order. Of
-    the P pointers: `pointer_tokens` (place in N), `pointer_layers`, `pointer_heads`,
-    `pointer_evenly`, `pointer_keys` (P, longest row): the places in the row to look at; and
-    `pointer_edges` (P, 4) and `pointer_sides`: of the box and the side to know then, or -1.
+    the P pointers: `pointer_tokens` (place in N), `pointer_layers`, `pointer_heads`, `pointer_keys`
+    (P, longest row): at the places in the row to look at the number of the thing there, from 1 on;
+    and `pointer_edges` (P, 4) and `pointer_sides`: of the box and the side to know then, or -1.
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _FLAT}
     kinds: list[int] = []
@@ -183,14 +184,14 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
     shown = [pixels(image) for row in rows for image in row.images]
     places = np.flatnonzero(flat["ids"] == pad_id)
     assert len(places) == IMAGE_TOKENS * len(shown)  # noqa: S101  prefixes hold whole spans
-    keys = np.zeros((len(points), int(flat["offsets"].max()) + 1), bool)
-    for mask, point in zip(keys, points, strict=True):
-        mask[list(point.keys)] = True
+    keys = np.zeros((len(points), int(flat["offsets"].max()) + 1), np.int64)
+    for line, point in zip(keys, points, strict=True):
+        for number, thing in enumerate(point.things, start=1):
+            line[list(thing)] = number
     flat |= {
         "pointer_tokens": np.array([point.token for point in points], np.int64),
         "pointer_layers": np.array([point.pointer.head.layer for point in points], np.int64),
         "pointer_heads": np.array([point.pointer.head.number for point in points], np.int64),
-        "pointer_evenly": np.array([point.pointer.evenly for point in points], bool),
         "pointer_keys": keys,
         "pointer_edges": np.array([_edges(point.pointer) for point in points], np.float32),
         "pointer_sides": np.array([point.pointer.side for point in points], np.int64),
@@ -201,10 +202,10 @@ def pack(rows: list[Row], pad_id: int) -> dict[str, NDArray[Any]]:
 
 
 class _Point(NamedTuple):
-    """A pointer where it lies: its token's place in the batch, its keys' places in the row."""
+    """A pointer where it lies: its token's place in the batch, its things' places in the row."""
 
     token: int
-    keys: tuple[int, ...]
+    things: tuple[tuple[int, ...], ...]
     pointer: Pointer
 
 
@@ -213,8 +214,10 @@ def _points(row: Row, before: int, pad_id: int) -> Iterator[_Point]:
     start = len(row.prefix)
     for asked, found in zip(row.asked, row.pointers, strict=False):
         for one in found:
-            keys = [*(visual[cell] for cell in one.cells), *(start + n for n in one.tokens)]
-            yield _Point(before + start + one.place, (*keys, *((0,) if one.first else ())), one)
+            counted = (tuple(visual[cell] for cell in cells) for cells in one.counted)
+            seen = (*(visual[cell] for cell in one.cells), *(start + n for n in one.tokens))
+            things = ((0,), *counted) if one.first else (seen,)
+            yield _Point(before + start + one.place, things, one)
         start += len(asked.ids)
 
 

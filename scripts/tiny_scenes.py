@@ -19,13 +19,14 @@ from scripts.tiny_model import IMAGE_SIZE
 K = TypeVar("K", bound=str)
 
 _BITMAP_SHARE = 4  # of the faces' list, because portable scenes print in nothing else
+_ALIKE = 45  # percent: by chance two of a colour are too rare to be counted, let alone three
 
 
 def training_style(progress: float) -> Style:
-    """Fonts to train on, and how many objects at most after this share of the training."""
+    """Fonts and looks to train on, and how many objects after this share of the training."""
     faces = (*trained_faces(), *(BITMAP,) * (_BITMAP_SHARE - 1))
     most = min(1 + int(progress * 4 * MOST_OBJECTS), MOST_OBJECTS)
-    return Style(faces=faces, glyph_faces=chinese_faces(), most=most)
+    return Style(faces=faces, glyph_faces=chinese_faces(), most=most, alike=_ALIKE)
 
 
 def training_dice(seed: int, step: int, index: int) -> Dice:

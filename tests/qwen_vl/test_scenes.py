@@ -13,6 +13,7 @@ from qwen_vl.scene_dice import SPLITS, Dice, split_dice
 from qwen_vl.scene_drawing import GRID, Bar, Box, Scene, SceneKind, Style, draw
 from qwen_vl.scene_fonts import chinese_faces, trained_faces, unseen_faces
 from qwen_vl.scene_small_talk import _WORDS_EN, ANSWER, TALK, _without_picture, unknown
+from qwen_vl.scene_tasks import count_things
 from qwen_vl.scene_words import COLOURS, LANGUAGES, SHAPES, Language
 from qwen_vl.scenes import KINDS, MIXED, TEXT_ONLY, Sample, digest, draw_scene, samples
 
@@ -56,6 +57,44 @@ def test_objects_differ_and_do_not_touch(seed: int) -> None:
             or two.box[3] < one.box[1]
         )
         assert apart
+
+
+def test_where_things_are_alike_there_are_several_of_a_kind() -> None:
+    alike = Style(alike=100)
+    scenes = [draw("shapes", Dice(5, n), alike) for n in range(60)]
+    by_chance = [draw("shapes", Dice(5, n), Style()) for n in range(60)]
+
+    for scene in scenes:
+        looks = {(thing.colour, thing.shape) for thing in scene.objects}
+        assert len(looks) == len(scene.objects)
+        assert min(len({c for c, _ in looks}), len({s for _, s in looks})) <= 3
+    assert {len(scene.objects) for scene in scenes} == {1, 2, 3, 4, 5}
+    assert _most_of_a_kind(scenes) > 1.5 * _most_of_a_kind(by_chance)
+
+
+def _most_of_a_kind(scenes: list[Scene]) -> int:
+    return sum(
+        len(kind) > 2
+        for scene in scenes
+        for kind in ([t for t in scene.objects if t.colour is c] for c in COLOURS)
+    )
+
+
+def test_a_count_knows_the_words_for_what_is_counted() -> None:
+    for n, language in itertools.product(range(40), LANGUAGES):
+        dice = Dice(6, n)
+        scene = draw("shapes", dice, Style(alike=60))
+        question = count_things(dice, scene, language)
+        assert question is not None
+        told = [
+            thing
+            for thing in scene.objects
+            if question.sought in ("shapes", "图形", thing.shape.plural, thing.shape.zh)
+            or question.sought == thing.colour.word(language)
+        ]
+        assert question.sought in question.text
+        assert int(question.answer) == len(told) == len(question.about)
+        assert set(question.about) == {thing.box for thing in told}
 
 
 def _ink(scene: Scene) -> Box:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from qwen_vl.scene_fonts import unseen_faces
 from qwen_vl.scenes import PORTABLE, Sample, samples
 from scripts.ship_tiny import training_record
 from scripts.tiny_card import card_body
 from scripts.tiny_curves import curves
-from scripts.tiny_judging import _judged, chance, shuffled, summary
+from scripts.tiny_judging import Task, _judged, chance, shuffled, summary
 
 
 def _asked(kind: str, count: int = 6) -> list[Sample]:
@@ -67,6 +68,16 @@ def test_the_commonest_answer_is_what_a_blind_model_could_give() -> None:
 
     yes = sum(one.answer == "yes" for one in asked) / 40
     assert chance(asked) == max(yes, 1 - yes)
+
+
+def test_a_task_says_what_its_scenes_are() -> None:
+    plain, alike = Task("counting", 1, 7), Task("counting", 1, 7, alike=True)
+    unseen = Task("reading", 1, 7, unseen=True)
+
+    assert (plain.name, alike.name) == ("counting", "counting, alike")
+    assert (plain.style.alike, alike.style.alike) == (0, 100)
+    assert unseen.name == "reading, unseen fonts"
+    assert unseen.style.faces == (unseen_faces() or plain.style.faces)
 
 
 def _figures() -> dict[str, Any]:
