@@ -49,7 +49,8 @@ _MEASURED = """
 
 `{command}` on the held-out test split: greedy, through `qwen_vl.dialogue.chat`, exact match, 95 %
 intervals. A box is right when it overlaps the drawn one by half. "Shuffled" asks the same with
-another scene's picture; "commonest" is what the commonest answer alone would score.
+another scene's picture; "commonest" is what the commonest answer alone would score; "alike" are
+scenes with few colours or few shapes.{sums}
 
 | question | language | n | right | interval | target | shuffled | commonest |
 |---|---|---|---|---|---|---|---|
@@ -60,9 +61,15 @@ def card_body(about: Figures, training: Figures, evaluation: Figures | None) -> 
     """Render the card's text from figures alone."""
     text = f"# {TITLE}\n" + _ABOUT.format(title=TITLE, **about)
     if evaluation:
-        text += _MEASURED.format(command=evaluation["command"])
+        text += _MEASURED.format(command=evaluation["command"], sums=_sums(evaluation))
         text += "".join(_rows(evaluation)) + _boxes(evaluation) + _unseen(evaluation)
     return text + _trained(training)
+
+
+def _sums(evaluation: Figures) -> str:
+    if evaluation["bf16_units"] or "bfloat16" not in evaluation["command"]:
+        return ""
+    return " The CPU had no units for bf16: products were summed in float32 and rounded once."
 
 
 def _rows(evaluation: Figures) -> list[str]:

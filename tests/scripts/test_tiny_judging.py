@@ -86,7 +86,8 @@ def _figures() -> dict[str, Any]:
              "mean_iou_interval": [0.75, 0.9]}  # fmt: skip
     blind = {name: fact for name, fact in facts.items() if name != "shuffled"}
     return {
-        "command": "python scripts/evaluate_tiny.py CHECKPOINT",
+        "command": "python scripts/evaluate_tiny.py CHECKPOINT --dtype bfloat16",
+        "bf16_units": False,
         "kinds": {
             "colour": {"en": facts, "zh": facts},
             "grounding": {"en": facts},
@@ -108,6 +109,9 @@ def test_the_card_says_what_the_figures_say(tmp_path: Path) -> None:
     assert "| unknown | en | 6 | 50.0 % | 20.0 … 80.0 |  | no picture | 25.0 % |" in text
     assert "en 0.875 (0.750 … 0.900)" in text
     assert "(Strange)" in text
+    assert "no units for bf16" in text
+    for other in ({"bf16_units": True}, {"command": "--dtype float32"}):
+        assert "no units for bf16" not in card_body(about, training, _figures() | other)
     assert "Measured" not in card_body(about, training, None)
     assert json.dumps(training)
 
