@@ -7,7 +7,6 @@ same comes out of float32 products of bf16 numbers, rounded, so figures need not
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,7 +29,8 @@ _PRODUCTS = frozenset(
 
 def has_bf16_units() -> bool:
     """Whether torch multiplies bf16 matrices on this CPU with units made for it."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return built and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # it has no public name
 
 
 class Float32Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -50,12 +50,11 @@ class Float32Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        run: Callable[..., Any] = func
         given = kwargs or {}
         if func.overloadpacket not in _PRODUCTS or args[0].dtype != torch.bfloat16:
-            return run(*args, **given)
+            return func(*args, **given)
         wide, named = tree_map_only(Tensor, _widened, (args, given))
-        found = run(*wide, **named)
+        found = func(*wide, **named)
         if isinstance(found, tuple):  # attention, and sums that only its backward pass needs
             return found[0].bfloat16(), *found[1:]
         return found.bfloat16()

@@ -60,6 +60,7 @@ from scripts.tiny_pointers import (
 from scripts.tiny_prompts import Writer
 from scripts.tiny_rows import LanguageBatches, make_row, pack
 from scripts.tiny_running import Plan, Run, rate
+from scripts.tiny_scenes import training_dice, training_style
 from scripts.tiny_vocabulary import template_texts, tiny_rank_file
 from scripts.tiny_warmup import edge_loss, pixel_values
 from scripts.train_tiny import add_arguments, run
@@ -212,6 +213,20 @@ def test_heads_are_told_to_look_where_the_object_is_that_the_text_names(
             assert len(found[TOLD]) == sum(sign.isdigit() for sign in box)
             assert all(one.cells == cells_of(thing.box) for _, one, _ in found[TOLD])
             assert all(told[-1] in "(,0123456789" for told, _, _ in found[TOLD])
+
+
+def test_training_often_has_several_of_a_colour_to_count() -> None:
+    style, answers = training_style(1.0), []
+    for n in range(2000):
+        dice = training_dice(31, 0, n)
+        question = count_things(dice, draw_shapes(dice, style, text=False), "en")
+        assert question is not None
+        if question.sought in {colour.en for colour in COLOURS}:
+            answers.append(int(question.answer))
+
+    # by chance alone there would be several in one of seven or eight
+    assert sum(answer > 1 for answer in answers) > 0.18 * len(answers) > 60
+    assert max(answers) > 4
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
