@@ -67,7 +67,8 @@ def card_body(about: Figures, training: Figures, evaluation: Figures | None) -> 
 
 
 def _sums(evaluation: Figures) -> str:
-    if evaluation["bf16_units"] or "bfloat16" not in evaluation["command"]:
+    # older figures do not say; nothing is claimed of them
+    if evaluation.get("bf16_units", True) or "bfloat16" not in evaluation["command"]:
         return ""
     return " The CPU had no units for bf16: products were summed in float32 and rounded once."
 

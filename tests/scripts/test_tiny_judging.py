@@ -112,6 +112,8 @@ def test_the_card_says_what_the_figures_say(tmp_path: Path) -> None:
     assert "no units for bf16" in text
     for other in ({"bf16_units": True}, {"command": "--dtype float32"}):
         assert "no units for bf16" not in card_body(about, training, _figures() | other)
+    older = {name: told for name, told in _figures().items() if name != "bf16_units"}
+    assert "no units for bf16" not in card_body(about, training, older)
     assert "Measured" not in card_body(about, training, None)
     assert json.dumps(training)
 
